@@ -1,6 +1,5 @@
-//! Keelson: an etcd-compatible, Raft-backed key-value store.
-//!
-//! The path of a request goes down through these modules and never up or round:
-//! `api` → `node` → `raft` → `keelson_state`.
+//! The Keelson server: `api → node → raft → state` (design 1).
+
+#![deny(unsafe_code)]
 
 pub mod raft;
