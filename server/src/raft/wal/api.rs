@@ -53,7 +53,10 @@ pub struct WalEntry {
 impl WalEntry {
     /// Where the entry stands.
     pub fn position(&self) -> LogPosition {
-        LogPosition { term: self.term, index: self.index }
+        LogPosition {
+            term: self.term,
+            index: self.index,
+        }
     }
 }
 

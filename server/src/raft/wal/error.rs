@@ -59,7 +59,10 @@ pub enum WalError {
 impl WalError {
     /// An I/O error together with what was being done.
     pub fn io(action: impl Into<String>, source: io::Error) -> Self {
-        Self::Io { action: action.into(), source: Arc::new(source) }
+        Self::Io {
+            action: action.into(),
+            source: Arc::new(source),
+        }
     }
 }
 

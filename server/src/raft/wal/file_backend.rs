@@ -26,7 +26,10 @@ use super::sled_check::sync_dirs;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Frames large enough that their heads do not count, small enough to be torn alone.
-const PACKING: Packing = Packing { frame_bytes_max: 256 << 10, chunk_bytes_max: None };
+const PACKING: Packing = Packing {
+    frame_bytes_max: 256 << 10,
+    chunk_bytes_max: None,
+};
 
 /// Where an entry's payload stands.
 struct Slot {
@@ -58,19 +61,25 @@ impl Index {
 
     /// Drops entries from `next` on.
     fn truncate(&mut self, next: u64) {
-        self.slots.truncate(next.saturating_sub(self.first) as usize);
+        self.slots
+            .truncate(next.saturating_sub(self.first) as usize);
     }
 
     /// Drops entries up to `last`.
     fn purge(&mut self, last: u64) {
-        let gone = (last + 1).saturating_sub(self.first).min(self.slots.len() as u64);
+        let gone = (last + 1)
+            .saturating_sub(self.first)
+            .min(self.slots.len() as u64);
         self.slots.drain(..gone as usize);
         self.first += gone;
     }
 
     fn last(&self) -> Option<LogPosition> {
         let slot = self.slots.back()?;
-        Some(LogPosition { term: slot.term, index: self.next() - 1 })
+        Some(LogPosition {
+            term: slot.term,
+            index: self.next() - 1,
+        })
     }
 }
 
@@ -192,7 +201,10 @@ impl FileBackend {
     fn roll(&mut self) -> Result<(), WalError> {
         self.sync()?;
         let path = file_segment::path_of(&self.dir, self.number);
-        self.closed.push_back(Closed { path, last: self.last_in_file });
+        self.closed.push_back(Closed {
+            path,
+            last: self.last_in_file,
+        });
         self.number += 1;
         self.file = Arc::new(file_segment::create(&self.dir, self.number)?);
         self.bytes = 0;
@@ -221,7 +233,9 @@ fn file_segment_cut(
             fs::remove_file(&path).map_err(io)?;
         } else if position == damaged {
             let file = File::options().write(true).open(&path).map_err(io)?;
-            file.set_len(replay.valid_bytes).and_then(|()| file.sync_all()).map_err(io)?;
+            file.set_len(replay.valid_bytes)
+                .and_then(|()| file.sync_all())
+                .map_err(io)?;
         }
     }
     sync_dirs(dir)
@@ -256,10 +270,17 @@ impl Replay {
                 Some(Err(torn)) => reason = Some(torn),
             }
         }
-        self.closed.push_back(Closed { path: path.to_path_buf(), last });
+        self.closed.push_back(Closed {
+            path: path.to_path_buf(),
+            last,
+        });
         Ok(reason.map(|reason| Cut {
             index: self.next().unwrap_or(0),
-            reason: format!("{} at offset {}: {reason}", path.display(), self.valid_bytes),
+            reason: format!(
+                "{} at offset {}: {reason}",
+                path.display(),
+                self.valid_bytes
+            ),
             valid_frames_behind: walk.valid_frames_behind(),
         }))
     }
@@ -293,7 +314,8 @@ impl Replay {
                 if self.next().is_some_and(|next| frame.index > next) {
                     return Err("entries are missing before this frame");
                 }
-                if self.next().is_some_and(|next| frame.index < next) && !self.index.slots.is_empty()
+                if self.next().is_some_and(|next| frame.index < next)
+                    && !self.index.slots.is_empty()
                 {
                     return Err("entries overlap without a truncation");
                 }
@@ -358,7 +380,9 @@ impl Backend for FileBackend {
         let mut rest = entries;
         let mut index = self.index.write();
         for (position, (_, offset)) in starts.iter().enumerate() {
-            let end = starts.get(position + 1).map_or(u64::MAX, |(first, _)| *first);
+            let end = starts
+                .get(position + 1)
+                .map_or(u64::MAX, |(first, _)| *first);
             let (frame, after) = rest.split_at(rest.partition_point(|entry| entry.index < end));
             place(&mut index, &self.file, *offset, frame);
             rest = after;
@@ -399,7 +423,9 @@ impl Backend for FileBackend {
             return Ok(false);
         };
         for _ in 0..PURGE_SLICE_KEYS_MAX {
-            let Some(closed) = self.closed.pop_front_if(|closed| closed.last <= purged.index)
+            let Some(closed) = self
+                .closed
+                .pop_front_if(|closed| closed.last <= purged.index)
             else {
                 return Ok(false);
             };
@@ -421,7 +447,9 @@ impl Backend for FileBackend {
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        Arc::new(FileReader { index: Arc::clone(&self.index) })
+        Arc::new(FileReader {
+            index: Arc::clone(&self.index),
+        })
     }
 }
 
@@ -453,7 +481,12 @@ impl Reader for FileReader {
                 .read_exact_at(&mut payload, slot.offset)
                 .map_err(|error| WalError::io(format!("reading log entry {index}"), error))?;
             let payload = payload.into();
-            entries.push(WalEntry { index, term: slot.term, kind: slot.kind, payload });
+            entries.push(WalEntry {
+                index,
+                term: slot.term,
+                kind: slot.kind,
+                payload,
+            });
         }
         Ok(entries)
     }

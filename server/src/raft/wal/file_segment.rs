@@ -25,7 +25,10 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u64>, WalError> {
     let mut numbers = Vec::new();
     for item in fs::read_dir(dir).map_err(io)? {
         let path = item.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == EXTENSION)
+        {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             let number = u64::from_str_radix(&stem, 16).map_err(|_| {
                 WalError::Refused(format!("{} is not a segment's name", path.display()))
@@ -59,7 +62,10 @@ impl Walk {
     pub(super) fn open(path: &Path) -> Result<Self, WalError> {
         let data = fs::read(path)
             .map_err(|error| WalError::io(format!("reading {}", path.display()), error))?;
-        Ok(Self { data: data.into(), offset: 0 })
+        Ok(Self {
+            data: data.into(),
+            offset: 0,
+        })
     }
 
     /// End of the frames walked so far.
@@ -84,7 +90,11 @@ impl Walk {
     pub(super) fn valid_frames_behind(&self) -> u64 {
         let mut count = 0;
         let mut at = self.offset;
-        while let Some(rest) = self.data.get(at..).filter(|rest| rest.len() >= HEADER_BYTES) {
+        while let Some(rest) = self
+            .data
+            .get(at..)
+            .filter(|rest| rest.len() >= HEADER_BYTES)
+        {
             let Some(found) = rest.windows(MAGIC.len()).position(|bytes| bytes == MAGIC) else {
                 break;
             };

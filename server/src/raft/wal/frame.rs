@@ -112,8 +112,12 @@ impl Frame {
     /// # Errors
     /// Why these bytes are not a frame.
     pub(super) fn decode(data: &Bytes) -> Result<Frame, &'static str> {
-        let mut head = data.get(..HEADER_BYTES).ok_or("shorter than a frame header")?;
-        let sum_head = data.get(..CRC_OFFSET).ok_or("shorter than a frame header")?;
+        let mut head = data
+            .get(..HEADER_BYTES)
+            .ok_or("shorter than a frame header")?;
+        let sum_head = data
+            .get(..CRC_OFFSET)
+            .ok_or("shorter than a frame header")?;
         let mut magic = [0; 4];
         head.copy_to_slice(&mut magic);
         if magic != MAGIC {
@@ -126,7 +130,10 @@ impl Frame {
         let count = head.get_u32_le();
         let body_bytes = head.get_u32_le() as usize;
         let index = head.get_u64_le();
-        let committed = LogPosition { term: head.get_u64_le(), index: head.get_u64_le() };
+        let committed = LogPosition {
+            term: head.get_u64_le(),
+            index: head.get_u64_le(),
+        };
         let sum = head.get_u32_le();
         let rest = data.slice(HEADER_BYTES..);
         let body = rest.get(..body_bytes).ok_or("frame cut short")?;
@@ -165,7 +172,12 @@ impl Frame {
                 return Err("entry cut short");
             }
             let index = self.index.checked_add(offset).ok_or("index overflows")?;
-            entries.push(WalEntry { index, term, kind, payload: body.split_to(payload_bytes) });
+            entries.push(WalEntry {
+                index,
+                term,
+                kind,
+                payload: body.split_to(payload_bytes),
+            });
         }
         if !body.is_empty() || entries.is_empty() {
             return Err("frame length does not match its entries");
@@ -194,7 +206,10 @@ impl Frame {
         if body.len() != size_of::<u64>() {
             return Err("purge mark of a wrong length");
         }
-        Ok(LogPosition { term: body.get_u64_le(), index: self.index })
+        Ok(LogPosition {
+            term: body.get_u64_le(),
+            index: self.index,
+        })
     }
 }
 
@@ -221,7 +236,11 @@ pub(super) fn encode(
     out.put_slice(&MAGIC);
     out.put_u8(VERSION);
     out.put_u8(kind.code());
-    out.put_u8(if committed.is_some() { FLAG_COMMITTED } else { 0 });
+    out.put_u8(if committed.is_some() {
+        FLAG_COMMITTED
+    } else {
+        0
+    });
     out.put_u8(0);
     out.put_u32_le(count);
     out.put_u32_le(0);
@@ -231,8 +250,12 @@ pub(super) fn encode(
     out.put_u64_le(committed.index);
     out.put_u32_le(0);
     body(out);
-    let Some(frame) = out.get_mut(start..) else { return };
-    let Some((head, body)) = frame.split_at_mut_checked(HEADER_BYTES) else { return };
+    let Some(frame) = out.get_mut(start..) else {
+        return;
+    };
+    let Some((head, body)) = frame.split_at_mut_checked(HEADER_BYTES) else {
+        return;
+    };
     let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
     if let Some(mut field) = head.get_mut(12..16) {
         field.put_u32_le(body_bytes);
@@ -249,7 +272,9 @@ pub(super) fn encode_vote(out: &mut BytesMut, vote: &Bytes) {
 
 /// A purge mark.
 pub(super) fn encode_purge(out: &mut BytesMut, position: LogPosition) {
-    encode(out, Kind::Purge, 0, position.index, None, |body| body.put_u64_le(position.term));
+    encode(out, Kind::Purge, 0, position.index, None, |body| {
+        body.put_u64_le(position.term)
+    });
 }
 
 /// A saved commit on its own.
@@ -287,14 +312,21 @@ pub(super) fn pack<E>(
         let last = frame.last().unwrap_or(first).position();
         buffer.clear();
         let count = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-        encode(&mut buffer, Kind::Entries, count, first.index, lower(committed, last), |body| {
-            for entry in frame {
-                body.put_u64_le(entry.term);
-                body.put_u8(entry.kind);
-                body.put_u32_le(u32::try_from(entry.payload.len()).unwrap_or(u32::MAX));
-                body.put_slice(&entry.payload);
-            }
-        });
+        encode(
+            &mut buffer,
+            Kind::Entries,
+            count,
+            first.index,
+            lower(committed, last),
+            |body| {
+                for entry in frame {
+                    body.put_u64_le(entry.term);
+                    body.put_u8(entry.kind);
+                    body.put_u32_le(u32::try_from(entry.payload.len()).unwrap_or(u32::MAX));
+                    body.put_slice(&entry.payload);
+                }
+            },
+        );
         emit(first.index, 0, &mut buffer)?;
         rest = after;
     }
@@ -320,12 +352,18 @@ fn pack_chunks<E>(
     buffer: &mut BytesMut,
     emit: &mut impl FnMut(u64, u32, &mut BytesMut) -> Result<(), E>,
 ) -> Result<(), E> {
-    let piece_bytes_max = chunk_bytes_max.saturating_sub(HEADER_BYTES + CHUNK_HEAD_BYTES).max(1);
+    let piece_bytes_max = chunk_bytes_max
+        .saturating_sub(HEADER_BYTES + CHUNK_HEAD_BYTES)
+        .max(1);
     let pieces = entry.payload.chunks(piece_bytes_max);
     let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
     for (number, piece) in (0..count).zip(pieces) {
         let is_last = number + 1 == count;
-        let commit = if is_last { lower(committed, entry.position()) } else { None };
+        let commit = if is_last {
+            lower(committed, entry.position())
+        } else {
+            None
+        };
         buffer.clear();
         encode(buffer, Kind::Chunk, count, entry.index, commit, |body| {
             body.put_u32_le(number);
@@ -341,7 +379,13 @@ fn pack_chunks<E>(
 
 /// The commit, not past `last`. Entries up to the commit never change, so `last` is committed too.
 pub(super) fn lower(committed: Option<LogPosition>, last: LogPosition) -> Option<LogPosition> {
-    committed.map(|committed| if committed.index > last.index { last } else { committed })
+    committed.map(|committed| {
+        if committed.index > last.index {
+            last
+        } else {
+            committed
+        }
+    })
 }
 
 #[cfg(test)]
@@ -349,7 +393,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PACKING: Packing = Packing { frame_bytes_max: 256, chunk_bytes_max: Some(200) };
+    const PACKING: Packing = Packing {
+        frame_bytes_max: 256,
+        chunk_bytes_max: Some(200),
+    };
 
     fn entries(sizes: &[usize]) -> Vec<WalEntry> {
         sizes
@@ -376,7 +423,10 @@ mod tests {
 
     #[test]
     fn frames_stay_within_their_size_and_carry_a_lowered_commit() {
-        let committed = LogPosition { term: 3, index: 1_000 };
+        let committed = LogPosition {
+            term: 3,
+            index: 1_000,
+        };
         let entries = entries(&[0, 1, 100, 100, 100, 5_000, 7]);
         let mut last = 4;
         for frame in frames(&entries, Some(committed)) {
@@ -387,7 +437,13 @@ mod tests {
                 _ => last = frame.index,
             }
             if let Some(committed) = frame.committed {
-                assert_eq!(committed, LogPosition { term: 3, index: last });
+                assert_eq!(
+                    committed,
+                    LogPosition {
+                        term: 3,
+                        index: last
+                    }
+                );
             }
         }
         assert_eq!(last, 11);

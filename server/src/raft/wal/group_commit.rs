@@ -39,10 +39,23 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// One queued call.
 enum Op {
-    Append { entries: Vec<WalEntry>, committed: Option<LogPosition>, flushed: Done },
-    Vote { vote: Bytes, done: Done },
-    Truncate { index: Option<u64>, done: Done },
-    Purge { position: LogPosition, done: Done },
+    Append {
+        entries: Vec<WalEntry>,
+        committed: Option<LogPosition>,
+        flushed: Done,
+    },
+    Vote {
+        vote: Bytes,
+        done: Done,
+    },
+    Truncate {
+        index: Option<u64>,
+        done: Done,
+    },
+    Purge {
+        position: LogPosition,
+        done: Done,
+    },
 }
 
 impl Op {
@@ -128,7 +141,12 @@ impl GroupCommit {
             .name("wal".into())
             .spawn(move || writer.run())
             .map_err(|error| WalError::io("starting the log thread", error))?;
-        Ok(Self { shared, reader, recovered, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            shared,
+            reader,
+            recovered,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Queues one call, or fails it at once.
@@ -168,7 +186,10 @@ pub(super) fn follow(next: Option<u64>, entries: &[WalEntry]) -> Result<Option<u
     let mut next = next;
     for entry in entries {
         if let Some(next) = next.filter(|next| *next != entry.index) {
-            return Err(WalError::NotContiguous { next, got: entry.index });
+            return Err(WalError::NotContiguous {
+                next,
+                got: entry.index,
+            });
         }
         if entry.payload.len() > PAYLOAD_BYTES_MAX {
             return Err(WalError::Refused(format!(
@@ -187,7 +208,11 @@ impl Wal for GroupCommit {
         self.enqueue(|queue| match follow(queue.next, &entries) {
             Ok(next) => {
                 queue.next = next;
-                Ok(Op::Append { entries, committed: queue.committed, flushed })
+                Ok(Op::Append {
+                    entries,
+                    committed: queue.committed,
+                    flushed,
+                })
             }
             Err(error) => Err((error, flushed)),
         });
@@ -218,7 +243,10 @@ impl Wal for GroupCommit {
 
     fn save_committed(&self, committed: LogPosition) {
         let mut queue = self.shared.queue.lock();
-        if queue.committed.is_none_or(|known| known.index < committed.index) {
+        if queue
+            .committed
+            .is_none_or(|known| known.index < committed.index)
+        {
             queue.committed = Some(committed);
             if queue.sleeps {
                 self.shared.work.notify_one();
@@ -375,7 +403,11 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                self.shared.queue.lock().failure.get_or_insert(error.clone());
+                self.shared
+                    .queue
+                    .lock()
+                    .failure
+                    .get_or_insert(error.clone());
                 waiting.fail(&error);
                 Err(error)
             }
@@ -392,7 +424,11 @@ impl Writer {
                 continue;
             }
             let outcome = match op {
-                Op::Append { mut entries, committed, flushed } => {
+                Op::Append {
+                    mut entries,
+                    committed,
+                    flushed,
+                } => {
                     run.append(&mut entries);
                     run_committed = committed.or(run_committed);
                     waiting.appends.push(flushed);
@@ -405,11 +441,13 @@ impl Writer {
                 }
                 Op::Truncate { index, done } => {
                     waiting.others.push(done);
-                    self.write_run(&mut run, run_committed).and_then(|()| self.truncate(index))
+                    self.write_run(&mut run, run_committed)
+                        .and_then(|()| self.truncate(index))
                 }
                 Op::Purge { position, done } => {
                     waiting.others.push(done);
-                    self.write_run(&mut run, run_committed).and_then(|()| self.purge(position))
+                    self.write_run(&mut run, run_committed)
+                        .and_then(|()| self.purge(position))
                 }
             };
             failed = outcome.err();
@@ -452,7 +490,8 @@ impl Writer {
             return Some(purged);
         }
         let kept = self.backend.reader().read(index..index + 1, 1);
-        kept.ok().and_then(|kept| kept.first().map(WalEntry::position))
+        kept.ok()
+            .and_then(|kept| kept.first().map(WalEntry::position))
     }
 
     fn purge(&mut self, position: LogPosition) -> Result<(), WalError> {

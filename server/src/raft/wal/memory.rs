@@ -62,7 +62,8 @@ impl Image {
             Change::Committed(committed) => self.raise_committed(Some(committed)),
             Change::Truncate(None) => self.entries.clear(),
             Change::Truncate(Some(index)) => {
-                self.entries.truncate((index + 1).saturating_sub(self.first) as usize);
+                self.entries
+                    .truncate((index + 1).saturating_sub(self.first) as usize);
             }
             Change::Purge(position) => {
                 let gone = (position.index + 1).saturating_sub(self.first);
@@ -126,7 +127,11 @@ impl Disk {
         }
         let newest = self.appends.pop();
         self.appends.clear();
-        newest.into_iter().chain(self.others.drain(..)).map(|done| (done, Ok(()))).collect()
+        newest
+            .into_iter()
+            .chain(self.others.drain(..))
+            .map(|done| (done, Ok(())))
+            .collect()
     }
 
     fn cut_power(&mut self, surviving: usize) {
@@ -170,7 +175,12 @@ impl MemoryDisk {
         let generation = disk.generation;
         drop(disk);
         let committed = Mutex::new(recovered.committed);
-        MemoryWal { disk: self.clone(), generation, recovered, committed }
+        MemoryWal {
+            disk: self.clone(),
+            generation,
+            recovered,
+            committed,
+        }
     }
 
     /// Cuts the power: what was not synced is gone, and so is the log that wrote it.
@@ -235,7 +245,9 @@ impl MemoryWal {
         let refused = if self.generation != disk.generation {
             Some(WalError::Closed)
         } else {
-            disk.failure.as_ref().map(|failure| WalError::Poisoned(failure.to_string()))
+            disk.failure
+                .as_ref()
+                .map(|failure| WalError::Poisoned(failure.to_string()))
         };
         let change = match refused {
             Some(refused) => Err(refused),
@@ -264,7 +276,9 @@ impl Wal for MemoryWal {
         let committed = *self.committed.lock();
         self.call(flushed, true, |image| {
             follow(image.next(), &entries)?;
-            let committed = entries.last().and_then(|last| lower(committed, last.position()));
+            let committed = entries
+                .last()
+                .and_then(|last| lower(committed, last.position()));
             Ok(Change::Append(entries, committed))
         });
     }

@@ -37,7 +37,11 @@ fn warn_if_unsafe(options: &WalOptions) {
 
 /// A torn tail is what a crash leaves; sound frames behind the damage are not.
 pub(super) fn log_cut(file: &str, cut: &Cut) {
-    let Cut { index, reason, valid_frames_behind } = cut;
+    let Cut {
+        index,
+        reason,
+        valid_frames_behind,
+    } = cut;
     if *valid_frames_behind > 0 {
         tracing::error!(
             file,
@@ -47,6 +51,11 @@ pub(super) fn log_cut(file: &str, cut: &Cut) {
             "the log is damaged in the middle, entries behind the damage are cut"
         );
     } else {
-        tracing::warn!(file, index, reason, "the log ends in a torn write, which is cut");
+        tracing::warn!(
+            file,
+            index,
+            reason,
+            "the log ends in a torn write, which is cut"
+        );
     }
 }

@@ -29,8 +29,10 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// How often sled cleans its segments. Durability does not depend on it.
 const CLEAN_INTERVAL_MS: u64 = 1_000;
 /// Frame sizes of rule R7.
-const PACKING: Packing =
-    Packing { frame_bytes_max: 16 << 10, chunk_bytes_max: Some(60 << 10) };
+const PACKING: Packing = Packing {
+    frame_bytes_max: 16 << 10,
+    chunk_bytes_max: Some(60 << 10),
+};
 
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
@@ -47,7 +49,10 @@ fn key(index: u64, chunk: u32) -> [u8; 12] {
 
 fn parse_key(key: &[u8]) -> Option<(u64, u32)> {
     let (index, chunk) = key.split_at_checked(8)?;
-    Some((u64::from_be_bytes(index.try_into().ok()?), u32::from_be_bytes(chunk.try_into().ok()?)))
+    Some((
+        u64::from_be_bytes(index.try_into().ok()?),
+        u32::from_be_bytes(chunk.try_into().ok()?),
+    ))
 }
 
 fn corrupt(key: &[u8], reason: &'static str) -> WalError {
@@ -92,7 +97,13 @@ impl SledBackend {
             Some(sled_check::open_sync_file(dir)?)
         };
         sled_check::refuse_blobs(dir)?;
-        let mut backend = Self { db, log, meta, sync_file, purged: None };
+        let mut backend = Self {
+            db,
+            log,
+            meta,
+            sync_file,
+            purged: None,
+        };
         let recovered = backend.recover()?;
         Ok((backend, recovered))
     }
@@ -101,7 +112,9 @@ impl SledBackend {
     fn recover(&mut self) -> Result<Recovered, WalError> {
         let mut recovered = Recovered {
             vote: self.meta_frame(VOTE, Kind::Vote)?.map(|frame| frame.body),
-            committed: self.meta_frame(COMMITTED, Kind::Committed)?.and_then(|f| f.committed),
+            committed: self
+                .meta_frame(COMMITTED, Kind::Committed)?
+                .and_then(|f| f.committed),
             ..Recovered::default()
         };
         if let Some(frame) = self.meta_frame(PURGED, Kind::Purge)? {
@@ -135,7 +148,9 @@ impl SledBackend {
                         }
                     }
                     let newer = |known: LogPosition| {
-                        found.committed.is_some_and(|found| found.index > known.index)
+                        found
+                            .committed
+                            .is_some_and(|found| found.index > known.index)
                     };
                     if recovered.committed.is_none_or(newer) {
                         recovered.committed = found.committed.or(recovered.committed);
@@ -183,7 +198,11 @@ impl SledBackend {
             let sound = Frame::decode(&Bytes::copy_from_slice(&value)).is_ok();
             valid_frames_behind += u64::from(sound);
         }
-        let cut = Cut { index, reason, valid_frames_behind };
+        let cut = Cut {
+            index,
+            reason,
+            valid_frames_behind,
+        };
         super::open::log_cut("log database", &cut);
         // Backwards, and with it a damaged frame that begins among the purged entries.
         for item in self.log.iter().rev() {
@@ -243,7 +262,8 @@ impl Backend for SledBackend {
     fn truncate_after(&mut self, index: Option<u64>) -> Result<(), WalError> {
         for item in self.log.iter().rev() {
             let (key, value) = item?;
-            let (first, _) = parse_key(&key).ok_or_else(|| corrupt(&key, "key of a wrong length"))?;
+            let (first, _) =
+                parse_key(&key).ok_or_else(|| corrupt(&key, "key of a wrong length"))?;
             match index {
                 Some(index) if first <= index => return self.shorten(&key, &value, index),
                 _ => self.log.remove(&key)?,
@@ -289,7 +309,9 @@ impl Backend for SledBackend {
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        Arc::new(SledReader { log: self.log.clone() })
+        Arc::new(SledReader {
+            log: self.log.clone(),
+        })
     }
 }
 
@@ -324,7 +346,9 @@ struct Frames {
 
 impl Frames {
     fn new(log: &Tree, from: [u8; 12]) -> Self {
-        Self { items: log.range(from..) }
+        Self {
+            items: log.range(from..),
+        }
     }
 
     fn frame(&mut self) -> Option<Result<(IVec, Frame), WalError>> {
@@ -353,7 +377,9 @@ impl Frames {
             return Err(damaged("the first chunks are missing"));
         }
         for number in 1..first.count {
-            let (_, frame) = self.frame().ok_or_else(|| damaged("the last chunks are missing"))??;
+            let (_, frame) = self
+                .frame()
+                .ok_or_else(|| damaged("the last chunks are missing"))??;
             if frame.kind != Kind::Chunk || frame.index != first.index {
                 return Err(damaged("the last chunks are missing"));
             }
@@ -373,7 +399,10 @@ impl Frames {
             kind: head.kind,
             payload: payload.freeze(),
         };
-        Ok(Found { entries: vec![entry], committed })
+        Ok(Found {
+            entries: vec![entry],
+            committed,
+        })
     }
 }
 
@@ -388,7 +417,10 @@ impl Iterator for Frames {
         Some(match frame.kind {
             Kind::Entries => frame
                 .entries()
-                .map(|entries| Found { entries, committed: frame.committed })
+                .map(|entries| Found {
+                    entries,
+                    committed: frame.committed,
+                })
                 .map_err(|reason| corrupt(&key, reason)),
             Kind::Chunk => self.join(&key, &frame),
             _ => Err(corrupt(&key, "a kind of frame that is not of the log")),
@@ -431,5 +463,9 @@ impl Reader for SledReader {
 }
 
 fn non_empty(entries: Vec<WalEntry>, index: u64) -> Result<Vec<WalEntry>, WalError> {
-    if entries.is_empty() { Err(WalError::Missing { index }) } else { Ok(entries) }
+    if entries.is_empty() {
+        Err(WalError::Missing { index })
+    } else {
+        Ok(entries)
+    }
 }

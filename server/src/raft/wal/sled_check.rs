@@ -49,7 +49,11 @@ pub(super) fn refuse_blobs(dir: &Path) -> Result<(), WalError> {
 /// Makes the files that were just created findable after a power cut.
 pub(super) fn sync_dirs(dir: &Path) -> Result<(), WalError> {
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
         let opened = File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| WalError::io(format!("fsync of {}", dir.display()), error));
@@ -63,10 +67,17 @@ pub(super) fn sync_dirs(dir: &Path) -> Result<(), WalError> {
 pub(super) fn open_sync_file(dir: &Path) -> Result<File, WalError> {
     let path = dir.join(DATA_FILE);
     let io = |error| WalError::io(format!("self-test of {}", path.display()), error);
-    let file = File::options().read(true).write(true).open(&path).map_err(io)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(io)?;
     let here = file.metadata().map_err(io)?;
     if !here.is_file() || here.len() == 0 {
-        return Err(WalError::Refused(format!("{} holds no data after a flush", path.display())));
+        return Err(WalError::Refused(format!(
+            "{} holds no data after a flush",
+            path.display()
+        )));
     }
     if descriptors_of(&here).is_some_and(|descriptors| descriptors < 2) {
         return Err(WalError::Refused(format!(
