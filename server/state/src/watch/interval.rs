@@ -19,7 +19,7 @@ const RECENT_MIN: usize = 32;
 #[derive(Debug)]
 pub struct RangeMap<V> {
     sets: HashMap<Range, Vec<V>>,
-    /// Sorted by start. Ranges whose set has gone stay until the next build.
+    /// Sorted by start. Ranges whose set has become empty stay until the next build.
     tree: Vec<Node>,
     recent: Vec<Range>,
     stale: usize,
@@ -47,13 +47,16 @@ impl<V: PartialEq> RangeMap<V> {
     /// Adds a value to a range's set.
     pub fn insert(&mut self, start: Bytes, end: Option<Bytes>, value: V) {
         let range = (start, end);
-        let set = self.sets.entry(range.clone()).or_default();
-        set.push(value);
-        if set.len() == 1 {
-            self.recent.push(range);
-            if self.recent.len() > RECENT_MIN.max(self.tree.len() / 8) {
-                self.build();
-            }
+        if let Some(set) = self.sets.get_mut(&range) {
+            // An emptied set still has its place in the tree or the list.
+            self.stale -= usize::from(set.is_empty());
+            set.push(value);
+            return;
+        }
+        self.sets.insert(range.clone(), vec![value]);
+        self.recent.push(range);
+        if self.recent.len() > RECENT_MIN.max(self.tree.len() / 8) {
+            self.build();
         }
     }
 
@@ -63,9 +66,9 @@ impl<V: PartialEq> RangeMap<V> {
         let Some(set) = self.sets.get_mut(&range) else {
             return;
         };
+        let before = set.len();
         set.retain(|other| other != value);
-        if set.is_empty() {
-            self.sets.remove(&range);
+        if set.is_empty() && before > 0 {
             self.stale += 1;
             if self.stale > RECENT_MIN.max(self.tree.len() / 2) {
                 self.build();
@@ -87,6 +90,7 @@ impl<V: PartialEq> RangeMap<V> {
     }
 
     fn build(&mut self) {
+        self.sets.retain(|_, set| !set.is_empty());
         let mut ranges: Vec<Range> = self.sets.keys().cloned().collect();
         ranges.sort_unstable();
         self.tree = ranges
