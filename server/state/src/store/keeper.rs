@@ -101,8 +101,7 @@ impl KeeperHandle {
     /// Begins to receive a checkpoint that another member sends; what an earlier attempt left is
     /// removed. `cluster_id` is ours.
     pub fn incoming(&self, cluster_id: u64, manifest: &[u8]) -> Result<Incoming, StoreError> {
-        let core = self.keeper.core.lock();
-        Incoming::begin(core.disk.clone(), &core.dir, Some(cluster_id), manifest)
+        self.keeper.core.lock().begin_install(cluster_id, manifest)
     }
 
     /// Makes a received checkpoint durably ours. Blocks until the keeper's current work is done.
@@ -124,9 +123,12 @@ impl KeeperHandle {
         {
             tracing::error!("the keeper thread panicked");
         }
-        let rest = std::mem::take(&mut *self.keeper.pending.lock());
-        self.keeper.pending.lock().stop = true;
-        for done in rest.checkpoint.into_iter().chain(rest.defragment) {
+        let mut pending = self.keeper.pending.lock();
+        pending.frozen = None;
+        let mut waiting = std::mem::take(&mut pending.checkpoint);
+        waiting.append(&mut pending.defragment);
+        drop(pending);
+        for done in waiting {
             done(Err(StoreError::ShutDown));
         }
     }
