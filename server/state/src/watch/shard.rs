@@ -558,18 +558,20 @@ impl Shard {
 }
 
 impl StreamState {
-    fn progress(&mut self, cursor: i64) {
-        let all_synced = self
+    /// Gives `false` if there was something to send and no room.
+    fn progress(&mut self, cursor: i64) -> bool {
+        if self
             .watchers
             .values()
-            .all(|watcher| watcher.has_everything(cursor));
-        if all_synced {
+            .all(|watcher| watcher.has_everything(cursor))
+        {
             let item = Item::Progress {
                 watch_id: -1,
                 revision: cursor,
             };
             self.progress_due = self.queue.try_push(item).is_err();
         }
+        !self.progress_due
     }
 }
 
