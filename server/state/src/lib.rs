@@ -5,3 +5,4 @@
 
 pub mod revision;
 pub mod store;
+pub mod watch;
