@@ -397,7 +397,6 @@ impl Core {
             dead.file = self.rename(&*disk, &dead.file, DEAD, undo)?;
         }
         disk.sync_dir(&dir).map_err(StoreError::io("sync", &dir))?;
-        self.sync_dir()?;
         self.commit(files, position.clone(), undo)?;
         self.epoch += 1;
         discard("remove", &dir, disk.remove_dir(&dir));

@@ -93,6 +93,12 @@ impl KeeperHandle {
         self.current().ok_or(StoreError::ShutDown)
     }
 
+    /// Rewrites all segments that have garbage, without a checkpoint before.
+    #[cfg(test)]
+    pub(crate) fn rewrite_now(&self) -> Result<(), StoreError> {
+        self.keeper.rewrite(Rewrite::All)
+    }
+
     /// The newest durable checkpoint, none before the first.
     pub fn current(&self) -> Option<Arc<Checkpoint>> {
         self.keeper.shared.current.load_full()

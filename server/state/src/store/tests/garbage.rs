@@ -13,17 +13,23 @@ fn at(main: i64) -> Revision {
 fn g1_garbage_newer_than_the_manifest_stays() {
     let disk = SimDisk::new();
     let mut harness = Harness::open(&disk).unwrap();
-    harness.append(49, 0, "dead-already", 30);
+    harness.append(49, 0, "garbage already", 30);
     harness.append(50, 0, "k", 30);
+    harness.checkpoint(1).unwrap();
     harness.mark_dead(&[at(49)]);
-    let frozen = harness.freeze(position(1, 50));
+    let frozen = harness.freeze(position(2, 50));
     let durable = harness.now.clone();
     harness.store.keeper().checkpoint_now(&frozen).unwrap();
+    assert_eq!(scan(&harness.store).len(), 2, "nothing was rewritten yet");
 
     harness.append(60, 0, "k", 30);
     harness.mark_dead(&[at(50)]);
     // The same freeze again: no new checkpoint, but all segments with garbage are rewritten.
     harness.store.keeper().defragment_now(&frozen).unwrap();
+    assert!(
+        !scan(&harness.store).contains_key(&at(49)),
+        "the segment was rewritten"
+    );
     harness.check();
     assert_eq!(reopen(&disk).unwrap(), durable);
 }

@@ -100,8 +100,15 @@ fn a_rewrite_leaves_the_table_alone_until_the_store_has_switched() {
     let stale = behind.freeze(position(11, 6));
     let installed = keeper.install(received).unwrap();
     assert!(keeper.defragment_now(&stale).is_err());
+    keeper.rewrite_now().unwrap();
     behind.check();
     let recovered = behind.store.replace(installed);
+    keeper.rewrite_now().unwrap();
+    assert_eq!(
+        scan(&behind.store).len(),
+        ahead.now.live.len(),
+        "from here on it rewrites"
+    );
     assert_eq!(recovered.position, ahead.now.position);
     assert_eq!(recovered.state, ahead.now.state);
     assert_eq!(reopen(&disk).unwrap(), ahead.now);
