@@ -24,8 +24,8 @@ mod queue;
 mod ring;
 mod shard;
 
-pub use event::{Event, Prev, RevisionEvents};
+pub use event::{Event, Prev, PrevSource, RevisionEvents};
 pub use interval::RangeMap;
-pub use queue::{EventBatch, Indexes, Item, Queue, QueueBudget};
+pub use queue::{EventBatch, Indexes, Item, Queue, QueueBudget, Wake};
 pub use ring::{Ring, RingRead};
 pub use shard::{Filters, HistoryJob, HistoryPart, Shard, StreamId, WatchId, WatchSpec};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::event::RevisionEvents;
 use super::shard::WatchId;
@@ -106,10 +106,13 @@ pub enum Item {
     },
 }
 
+/// Wakes a stream's sender; called when an empty queue gets an item.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
+
 /// The queue of one stream. Filled by its shard, drained by its sender.
-#[derive(Debug)]
 pub struct Queue {
     budget: Arc<QueueBudget>,
+    wake: Wake,
     inner: Mutex<Inner>,
 }
 
@@ -124,9 +127,10 @@ struct Inner {
 impl Queue {
     /// An empty queue.
     #[must_use]
-    pub fn new(budget: Arc<QueueBudget>) -> Self {
+    pub fn new(budget: Arc<QueueBudget>, wake: Wake) -> Self {
         Self {
             budget,
+            wake,
             inner: Mutex::default(),
         }
     }
@@ -134,7 +138,7 @@ impl Queue {
     /// Appends an answer to a request. Always possible: the stream takes no further request before
     /// its queue has room (`has_room`).
     pub fn push_control(&self, item: Item) {
-        self.inner.lock().items.push_back((item, 0));
+        self.append(self.inner.lock(), item, 0);
     }
 
     /// Appends, if there is room. An empty queue takes any size (W3).
@@ -151,10 +155,19 @@ impl Queue {
             inner.starved = true;
             return Err(item);
         }
-        inner.bytes += size;
         self.budget.bytes.fetch_add(size, Ordering::Relaxed);
-        inner.items.push_back((item, size));
+        self.append(inner, item, size);
         Ok(())
+    }
+
+    fn append(&self, mut inner: MutexGuard<'_, Inner>, item: Item, size: usize) {
+        inner.bytes += size;
+        inner.items.push_back((item, size));
+        let first = inner.items.len() == 1;
+        drop(inner);
+        if first {
+            (self.wake)();
+        }
     }
 
     /// Whether events would be taken now; if not, [`Queue::pop`] tells when they would.
@@ -201,5 +214,17 @@ impl Drop for Queue {
         self.budget
             .bytes
             .fetch_sub(self.inner.get_mut().bytes, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = self.inner.lock();
+        write!(
+            f,
+            "queue of {} items, {} bytes",
+            inner.items.len(),
+            inner.bytes
+        )
     }
 }

@@ -118,6 +118,8 @@ pub struct Shard {
     ranges: RangeMap<WatcherKey>,
     unsynced: BTreeSet<WatcherKey>,
     jobs: usize,
+    /// Streams where progress found no room.
+    progress_due: BTreeSet<StreamId>,
     hits: Vec<(WatcherKey, u32)>,
 }
 
@@ -133,6 +135,7 @@ impl Shard {
             ranges: RangeMap::default(),
             unsynced: BTreeSet::new(),
             jobs: 0,
+            progress_due: BTreeSet::new(),
             hits: Vec::new(),
         }
     }
@@ -464,8 +467,10 @@ impl Shard {
     pub fn request_progress(&mut self, stream_id: StreamId, visible: i64) {
         self.follow(visible);
         let cursor = self.cursor;
-        if let Some(stream) = self.streams.get_mut(&stream_id) {
-            stream.progress(cursor);
+        if let Some(stream) = self.streams.get_mut(&stream_id)
+            && !stream.progress(cursor)
+        {
+            self.progress_due.insert(stream_id);
         }
     }
 
@@ -477,8 +482,11 @@ impl Shard {
             return;
         };
         for (watch_id, watcher) in &mut stream.watchers {
-            if watcher.spec.progress_notify && !std::mem::take(&mut watcher.active) {
-                watcher.progress(*watch_id, &stream.queue, cursor);
+            if watcher.spec.progress_notify
+                && !std::mem::take(&mut watcher.active)
+                && !watcher.progress(*watch_id, &stream.queue, cursor)
+            {
+                self.progress_due.insert(stream_id);
             }
         }
     }
@@ -486,14 +494,21 @@ impl Shard {
     /// Sends what progress found no room before, with the values of now.
     fn retry_progress(&mut self) {
         let cursor = self.cursor;
-        for stream in self.streams.values_mut() {
+        for stream_id in std::mem::take(&mut self.progress_due) {
+            let Some(stream) = self.streams.get_mut(&stream_id) else {
+                continue;
+            };
+            let mut sent = true;
             if std::mem::take(&mut stream.progress_due) {
-                stream.progress(cursor);
+                sent &= stream.progress(cursor);
             }
             for (watch_id, watcher) in &mut stream.watchers {
                 if std::mem::take(&mut watcher.progress_due) {
-                    watcher.progress(*watch_id, &stream.queue, cursor);
+                    sent &= watcher.progress(*watch_id, &stream.queue, cursor);
                 }
+            }
+            if !sent {
+                self.progress_due.insert(stream_id);
             }
         }
     }
@@ -543,18 +558,20 @@ impl Shard {
 }
 
 impl StreamState {
-    fn progress(&mut self, cursor: i64) {
-        let all_synced = self
+    /// Gives `false` if there was something to send and no room.
+    fn progress(&mut self, cursor: i64) -> bool {
+        if self
             .watchers
             .values()
-            .all(|watcher| watcher.has_everything(cursor));
-        if all_synced {
+            .all(|watcher| watcher.has_everything(cursor))
+        {
             let item = Item::Progress {
                 watch_id: -1,
                 revision: cursor,
             };
             self.progress_due = self.queue.try_push(item).is_err();
         }
+        !self.progress_due
     }
 }
 
@@ -564,7 +581,8 @@ impl Watcher {
         self.synced && self.spec.start_revision <= cursor
     }
 
-    fn progress(&mut self, watch_id: WatchId, queue: &Queue, cursor: i64) {
+    /// Gives `false` if there was something to send and no room.
+    fn progress(&mut self, watch_id: WatchId, queue: &Queue, cursor: i64) -> bool {
         if self.has_everything(cursor) {
             let item = Item::Progress {
                 watch_id,
@@ -572,6 +590,7 @@ impl Watcher {
             };
             self.progress_due = queue.try_push(item).is_err();
         }
+        !self.progress_due
     }
 
     fn wants_index(&self, revision: &RevisionEvents, index: u32) -> bool {
