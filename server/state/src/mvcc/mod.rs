@@ -1,0 +1,3 @@
+//! Multi-version concurrency control: keys, revisions, ranges, compaction, hashes.
+
+pub mod index;
