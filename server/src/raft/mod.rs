@@ -1,0 +1,4 @@
+//! Consensus: openraft with Keelson's log, state machine and peer protocol (design 6, 7).
+
+pub mod codec;
+pub mod types;

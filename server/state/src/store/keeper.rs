@@ -1,0 +1,208 @@
+//! The keeper: the one thread that writes checkpoints, rewrites, installs (store-notes 5).
+//!
+//! Requests are merged, not queued: a checkpoint asked for while one is being written replaces
+//! another that waits, and all who asked get its result. So the apply thread never waits here, and
+//! what waits is bounded. Installs run on the caller's thread, in turn with the keeper's work.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::checkpoint::{Checkpoint, Core, Frozen};
+use super::error::StoreError;
+use super::install::{Incoming, Installed, Received};
+use super::rewrite::Rewrite;
+use super::table::Shared;
+
+/// Who may wait for one checkpoint: raft asks one at a time, a few Defragment calls may join.
+const WAITERS_MAX: usize = 1024;
+
+/// Called with the result, on the keeper thread; must not block.
+pub type Done = Box<dyn FnOnce(Result<Arc<Checkpoint>, StoreError>) + Send>;
+
+#[derive(Default)]
+struct Pending {
+    frozen: Option<Frozen>,
+    checkpoint: Vec<Done>,
+    defragment: Vec<Done>,
+    stop: bool,
+}
+
+struct Keeper {
+    core: Mutex<Core>,
+    shared: Arc<Shared>,
+    pending: Mutex<Pending>,
+    wake: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Asks the keeper for work. Cheap to clone.
+#[derive(Clone)]
+pub struct KeeperHandle {
+    keeper: Arc<Keeper>,
+}
+
+impl KeeperHandle {
+    pub(crate) fn new(core: Core) -> KeeperHandle {
+        let shared = core.shared.clone();
+        let keeper = Keeper {
+            core: Mutex::new(core),
+            shared,
+            pending: Mutex::default(),
+            wake: Condvar::new(),
+            thread: Mutex::new(None),
+        };
+        KeeperHandle {
+            keeper: Arc::new(keeper),
+        }
+    }
+
+    pub(crate) fn spawn(&self) -> std::io::Result<()> {
+        let handle = self.clone();
+        let run = move || handle.keeper.run();
+        let thread = std::thread::Builder::new()
+            .name("store-keeper".into())
+            .spawn(run)?;
+        *self.keeper.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Makes a frozen position durable, then rewrites what is due. `done` is called in between, as
+    /// soon as the log may be purged (G3).
+    pub fn checkpoint(&self, frozen: Frozen, done: Done) {
+        self.ask(frozen, done, |pending| &mut pending.checkpoint);
+    }
+
+    /// A checkpoint, then a rewrite of all segments that have garbage; `done` is called at the end.
+    pub fn defragment(&self, frozen: Frozen, done: Done) {
+        self.ask(frozen, done, |pending| &mut pending.defragment);
+    }
+
+    /// As [`checkpoint`](Self::checkpoint), on the caller's thread: for tests and simulation.
+    pub fn checkpoint_now(&self, frozen: &Frozen) -> Result<Arc<Checkpoint>, StoreError> {
+        let checkpoint = self.keeper.core.lock().checkpoint(frozen)?;
+        self.keeper.rewrite(Rewrite::Background)?;
+        Ok(checkpoint)
+    }
+
+    /// As [`defragment`](Self::defragment), on the caller's thread.
+    pub fn defragment_now(&self, frozen: &Frozen) -> Result<Arc<Checkpoint>, StoreError> {
+        self.keeper.core.lock().checkpoint(frozen)?;
+        self.keeper.rewrite(Rewrite::All)?;
+        self.current().ok_or(StoreError::ShutDown)
+    }
+
+    /// The newest durable checkpoint, none before the first.
+    pub fn current(&self) -> Option<Arc<Checkpoint>> {
+        self.keeper.shared.current.load_full()
+    }
+
+    /// Begins to receive a checkpoint that another member sends; what an earlier attempt left is
+    /// removed. `cluster_id` is ours.
+    pub fn incoming(&self, cluster_id: u64, manifest: &[u8]) -> Result<Incoming, StoreError> {
+        let core = self.keeper.core.lock();
+        Incoming::begin(core.disk.clone(), &core.dir, Some(cluster_id), manifest)
+    }
+
+    /// Makes a received checkpoint durably ours. Blocks until the keeper's current work is done.
+    /// The store goes on with the old state until [`Store::replace`](super::Store::replace).
+    pub fn install(&self, received: Received) -> Result<Installed, StoreError> {
+        self.keeper.core.lock().install(received)
+    }
+
+    /// Stops the thread after what it is doing. What waits gets [`StoreError::ShutDown`].
+    pub fn shutdown(&self) {
+        self.keeper.pending.lock().stop = true;
+        self.keeper.wake.notify_all();
+        let thread = self.keeper.thread.lock().take();
+        let own = thread
+            .as_ref()
+            .is_some_and(|t| t.thread().id() == std::thread::current().id());
+        if let Some(thread) = thread.filter(|_| !own)
+            && thread.join().is_err()
+        {
+            tracing::error!("the keeper thread panicked");
+        }
+        let rest = std::mem::take(&mut *self.keeper.pending.lock());
+        self.keeper.pending.lock().stop = true;
+        for done in rest.checkpoint.into_iter().chain(rest.defragment) {
+            done(Err(StoreError::ShutDown));
+        }
+    }
+
+    fn ask(&self, frozen: Frozen, done: Done, list: fn(&mut Pending) -> &mut Vec<Done>) {
+        let mut pending = self.keeper.pending.lock();
+        let refused = if pending.stop {
+            Some(StoreError::ShutDown)
+        } else if list(&mut pending).len() >= WAITERS_MAX {
+            Some(StoreError::Busy)
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            drop(pending);
+            done(Err(error));
+            return;
+        }
+        list(&mut pending).push(done);
+        pending.frozen = Some(frozen);
+        self.keeper.wake.notify_one();
+    }
+}
+
+impl Keeper {
+    fn run(&self) {
+        while let Some(pending) = self.wait() {
+            self.serve(pending);
+        }
+    }
+
+    fn wait(&self) -> Option<Pending> {
+        let mut pending = self.pending.lock();
+        loop {
+            if pending.stop {
+                return None;
+            }
+            if pending.frozen.is_some() {
+                return Some(std::mem::take(&mut *pending));
+            }
+            self.wake.wait(&mut pending);
+        }
+    }
+
+    fn serve(&self, pending: Pending) {
+        let Some(frozen) = pending.frozen else { return };
+        let result = self.core.lock().checkpoint(&frozen);
+        drop(frozen);
+        for done in pending.checkpoint {
+            done(result.clone());
+        }
+        let reason = if pending.defragment.is_empty() {
+            Rewrite::Background
+        } else {
+            Rewrite::All
+        };
+        let rewritten = result.and_then(|checkpoint| {
+            self.rewrite(reason)?;
+            Ok(self.shared.current.load_full().unwrap_or(checkpoint))
+        });
+        if let Err(error) = &rewritten {
+            tracing::warn!(%error, "rewrite of segments failed");
+        }
+        for done in pending.defragment {
+            done(rewritten.clone());
+        }
+    }
+
+    /// Rewrites what is due. The core is let go between runs, so that an install need not wait for
+    /// all of them.
+    fn rewrite(&self, reason: Rewrite) -> Result<(), StoreError> {
+        while self.core.lock().rewrite_next(reason)? {
+            if self.pending.lock().stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
