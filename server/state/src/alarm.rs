@@ -52,8 +52,9 @@ impl Alarms {
         of_type.next().is_some()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.standing.len()
+    /// Bytes of the state items, for the db size: keys of 18 bytes, values of at most 13.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        31 * self.standing.len() as u64
     }
 
     /// Applies a command. An action that does not exist changes nothing and lists nothing.
@@ -151,13 +152,28 @@ mod tests {
         let raised = Some(AlarmChange::Raised(nospace));
         assert_eq!(alarms.apply(&raise), (vec![nospace], raised));
         assert_eq!(alarms.apply(&raise), (vec![nospace], None));
-        assert_eq!(alarms.apply(&request(1, 7, AlarmType::None)), (vec![], None));
-        assert_eq!(alarms.apply(&request(9, 7, AlarmType::Nospace)), (vec![], None));
+        assert_eq!(
+            alarms.apply(&request(1, 7, AlarmType::None)),
+            (vec![], None)
+        );
+        assert_eq!(
+            alarms.apply(&request(9, 7, AlarmType::Nospace)),
+            (vec![], None)
+        );
         assert_eq!(alarms.apply(&request(0, 0, AlarmType::Corrupt)).0, vec![]);
-        assert_eq!(alarms.apply(&request(0, 0, AlarmType::None)).0, vec![nospace]);
-        assert_eq!(alarms.apply(&request(2, 8, AlarmType::Nospace)), (vec![], None));
-        assert_eq!(alarms.apply(&request(2, 7, AlarmType::Nospace)).0, vec![nospace]);
-        assert_eq!(alarms.len(), 0);
+        assert_eq!(
+            alarms.apply(&request(0, 0, AlarmType::None)).0,
+            vec![nospace]
+        );
+        assert_eq!(
+            alarms.apply(&request(2, 8, AlarmType::Nospace)),
+            (vec![], None)
+        );
+        assert_eq!(
+            alarms.apply(&request(2, 7, AlarmType::Nospace)).0,
+            vec![nospace]
+        );
+        assert_eq!(alarms.state_bytes(), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | `cluster-version` | text |
 
 use bytes::Bytes;
+use keelson_proto::etcdserverpb::AlarmMember;
 
 /// Of leases.
 pub const LEASE: &[u8] = b"lease/";
@@ -26,6 +27,12 @@ pub const CLUSTER_VERSION: &[u8] = b"cluster-version";
 /// A prefix and an id.
 pub(crate) fn with_id(prefix: &[u8], id: u64) -> Bytes {
     [prefix, &id.to_be_bytes()].concat().into()
+}
+
+/// The key of an alarm.
+pub(crate) fn alarm(alarm: &AlarmMember) -> Bytes {
+    let id = with_id(ALARM, alarm.member_id);
+    [&id[..], &alarm.alarm.to_be_bytes()].concat().into()
 }
 
 /// The id after a prefix.

@@ -82,7 +82,11 @@ impl Leases {
 
     /// Keys attached to a lease, in key order.
     pub fn keys(&self, id: i64) -> impl Iterator<Item = &[u8]> {
-        self.attached.get(&id).into_iter().flatten().map(AsRef::as_ref)
+        self.attached
+            .get(&id)
+            .into_iter()
+            .flatten()
+            .map(AsRef::as_ref)
     }
 
     pub(crate) fn insert(&mut self, lease: Lease) {
@@ -125,7 +129,10 @@ mod tests {
                 remaining_ttl_seconds: 12,
             };
             let (key, value) = lease.item();
-            assert_eq!(key.len() + value.len(), usize::try_from(LEASE_ITEM_BYTES).unwrap());
+            assert_eq!(
+                key.len() + value.len(),
+                usize::try_from(LEASE_ITEM_BYTES).unwrap()
+            );
             assert_eq!(Lease::from_item(&key, &value), Some(lease));
             assert_eq!(Lease::from_item(&key, &value[1..]), None);
         }

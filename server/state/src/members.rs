@@ -62,8 +62,15 @@ impl Members {
 
     /// Bytes of the state items, for the db size.
     pub(crate) fn state_bytes(&self) -> u64 {
-        let attributes: usize = self.attributes.values().map(|one| 15 + one.encoded_len()).sum();
-        let version = self.cluster_version.as_ref().map_or(0, |version| 15 + version.len());
+        let attributes: usize = self
+            .attributes
+            .values()
+            .map(|one| 15 + one.encoded_len())
+            .sum();
+        let version = self
+            .cluster_version
+            .as_ref()
+            .map_or(0, |version| 15 + version.len());
         (attributes + version + 17 * self.removed.len()) as u64
     }
 }

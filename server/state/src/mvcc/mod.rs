@@ -22,6 +22,7 @@
 //! - What a pinned read may need stays in the index (store-notes 4).
 
 pub mod compaction;
+mod crc;
 pub mod hash;
 pub mod index;
 pub mod range;

@@ -87,9 +87,14 @@ pub fn plan(index: &IndexReader, request: &RangeRequest, at: i64) -> Plan {
     }
     let order = SortOrder::try_from(request.sort_order).unwrap_or(SortOrder::None);
     let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
-    let natural = order == SortOrder::None || (order == SortOrder::Ascend && target == SortTarget::Key);
+    let natural =
+        order == SortOrder::None || (order == SortOrder::Ascend && target == SortTarget::Key);
     let fetch_all = !natural || has_filters(request);
-    let fetch = if fetch_all { usize::MAX } else { limit.saturating_add(1) };
+    let fetch = if fetch_all {
+        usize::MAX
+    } else {
+        limit.saturating_add(1)
+    };
 
     let made_from_index = request.keys_only && target != SortTarget::Value;
     let mut items = collect(index, &range, at, fetch, made_from_index);
@@ -236,7 +241,8 @@ pub fn has_filters(request: &RangeRequest) -> bool {
 }
 
 fn passes_filters(request: &RangeRequest, found: &Found) -> bool {
-    let within = |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
+    let within =
+        |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
     within(
         found.revision.main,
         request.min_mod_revision,

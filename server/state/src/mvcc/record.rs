@@ -149,7 +149,9 @@ pub fn without_value(record: &Bytes) -> Result<Bytes, ApplyError> {
 }
 
 /// Where the value's field lies, and the value itself.
-fn value_field(record: &[u8]) -> Result<Option<(Range<usize>, Range<usize>)>, ApplyError> {
+type ValueField = (Range<usize>, Range<usize>);
+
+fn value_field(record: &[u8]) -> Result<Option<ValueField>, ApplyError> {
     let damaged = |_| ApplyError::Damaged("a record is not a KeyValue".into());
     let mut rest = record;
     while !rest.is_empty() {

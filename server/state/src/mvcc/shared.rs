@@ -12,7 +12,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicI64, AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -34,8 +34,26 @@ pub struct View {
     pub index: IndexReader,
     /// Records by revision.
     pub store: StoreReader,
-    /// Counts installed checkpoints.
-    pub generation: u64,
+    /// The number of checkpoints installed before this view.
+    number: u64,
+    /// The number of checkpoints installed by now; the lock is held while one is being swapped in.
+    installed: Arc<Mutex<u64>>,
+}
+
+impl View {
+    pub(crate) fn new(index: IndexReader, store: StoreReader) -> Self {
+        Self {
+            index,
+            store,
+            number: 0,
+            installed: Arc::default(),
+        }
+    }
+
+    /// Whether an installed checkpoint has replaced this view. Waits for one being swapped in.
+    pub(crate) fn is_superseded(&self) -> bool {
+        *self.installed.lock() != self.number
+    }
 }
 
 /// Where the history stands.
@@ -67,7 +85,6 @@ pub(crate) struct Shared {
     view: ArcSwap<View>,
     current: AtomicI64,
     compact: AtomicI64,
-    generation: AtomicU64,
     shards: Vec<Arc<PinShard>>,
 }
 
@@ -108,7 +125,6 @@ impl Drop for Pin {
 impl Shared {
     pub(crate) fn new(view: View, revisions: Revisions) -> Self {
         Self {
-            generation: AtomicU64::new(view.generation),
             view: ArcSwap::from_pointee(view),
             current: AtomicI64::new(revisions.current),
             compact: AtomicI64::new(revisions.compact),
@@ -145,12 +161,6 @@ impl Shared {
         Ok((view, revisions, pin))
     }
 
-    /// Whether the view was swapped since `generation`. Waits for a swap that is going on.
-    pub(crate) fn is_superseded(&self, generation: u64) -> bool {
-        let _settled = self.shard().pinned.lock();
-        self.generation.load(Ordering::SeqCst) != generation
-    }
-
     /// Makes a revision visible to readers.
     pub(crate) fn set_current(&self, revision: i64) {
         self.current.store(revision, Ordering::SeqCst);
@@ -170,20 +180,39 @@ impl Shared {
         pinned.map_or(compact, |oldest| oldest.min(compact))
     }
 
-    /// Swaps the view; `swap` replaces the store's content meanwhile and returns what holds after.
-    pub(crate) fn replace<T>(&self, swap: impl FnOnce(u64) -> (View, Revisions, T)) -> T {
-        let locked: Vec<MutexGuard<'_, _>> =
-            self.shards.iter().map(|shard| shard.pinned.lock()).collect();
-        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
-        let (view, revisions, out) = swap(generation);
-        self.view.store(Arc::new(view));
+    /// Swaps the view for `index`; `swap` replaces the store's content meanwhile and returns where
+    /// the history stands after.
+    pub(crate) fn replace<T>(
+        &self,
+        index: IndexReader,
+        swap: impl FnOnce() -> (Revisions, T),
+    ) -> T {
+        let locked: Vec<MutexGuard<'_, _>> = self
+            .shards
+            .iter()
+            .map(|shard| shard.pinned.lock())
+            .collect();
+        let view = self.view.load_full();
+        let mut installed = view.installed.lock();
+        let (revisions, out) = swap();
+        *installed += 1;
+        self.view.store(Arc::new(View {
+            index,
+            store: view.store.clone(),
+            number: *installed,
+            installed: Arc::clone(&view.installed),
+        }));
         self.set_compact(revisions.compact);
         self.set_current(revisions.current);
+        drop(installed);
         drop(locked);
         out
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of shards")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the remainder is below the number of shards"
+    )]
     fn shard(&self) -> &Arc<PinShard> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local! {

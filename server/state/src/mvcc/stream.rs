@@ -87,7 +87,7 @@ impl RangeStream {
                 .filter_map(|record| record.as_ref().err().copied())
                 .collect();
             let read = match view.store.read_many(&wanted) {
-                Err(_) if self.reader.shared().is_superseded(view.generation) => continue,
+                Err(_) if view.is_superseded() => continue,
                 read => read?,
             };
             let mut read = read.into_iter();
@@ -117,28 +117,35 @@ impl RangeStream {
         keys_max: usize,
         bytes_max: usize,
     ) -> Chunk {
-        let keys_max = keys_max.max(1).min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let keys_max = keys_max
+            .max(1)
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let mut chunk = Chunk {
             records: Vec::new(),
             bytes: 0,
             next: None,
         };
-        index.range(from, self.range.end().as_deref(), self.revision, |key, found| {
-            let len = found.record_len as usize;
-            let full = chunk.records.len() >= keys_max
-                || (!chunk.records.is_empty() && chunk.bytes.saturating_add(len) > bytes_max);
-            if full {
-                chunk.next = Some(Bytes::copy_from_slice(key));
-                return ControlFlow::Break(());
-            }
-            chunk.bytes += len;
-            chunk.records.push(if self.keys_only {
-                Ok(range::keys_only_record(key, &found))
-            } else {
-                Err(found.revision)
-            });
-            ControlFlow::Continue(())
-        });
+        index.range(
+            from,
+            self.range.end().as_deref(),
+            self.revision,
+            |key, found| {
+                let len = found.record_len as usize;
+                let full = chunk.records.len() >= keys_max
+                    || (!chunk.records.is_empty() && chunk.bytes.saturating_add(len) > bytes_max);
+                if full {
+                    chunk.next = Some(Bytes::copy_from_slice(key));
+                    return ControlFlow::Break(());
+                }
+                chunk.bytes += len;
+                chunk.records.push(if self.keys_only {
+                    Ok(range::keys_only_record(key, &found))
+                } else {
+                    Err(found.revision)
+                });
+                ControlFlow::Continue(())
+            },
+        );
         chunk
     }
 

@@ -59,7 +59,11 @@ impl Path {
 
 /// The operations of the branch taken.
 pub(crate) fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
-    if succeeded { &txn.success } else { &txn.failure }
+    if succeeded {
+        &txn.success
+    } else {
+        &txn.failure
+    }
 }
 
 /// Decides the path.
@@ -86,7 +90,8 @@ fn decide_nested(state: &State<'_>, txn: &TxnRequest, path: &mut Path) -> Result
     Ok(())
 }
 
-/// Whether a compare holds for every key of its range. Reads the disk for VALUE only.
+/// Whether a compare holds for every key of its range. Apply reads the disk for VALUE only; a read
+/// does so too for the lease of a revision that a newer one has replaced meanwhile.
 fn holds(state: &State<'_>, compare: &Compare) -> Result<bool, ApplyError> {
     let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
     let by_value = compare.target == CompareTarget::Value as i32;
@@ -97,10 +102,10 @@ fn holds(state: &State<'_>, compare: &Compare) -> Result<bool, ApplyError> {
     let mut records = Vec::new();
     let mut see = |found: Found| {
         any = true;
-        if by_value || by_lease {
-            records.push(found.revision);
-        } else {
-            all = satisfies(compare, integer(compare, Some(&found)));
+        match found.lease {
+            _ if by_value => records.push(found.revision),
+            None if by_lease => records.push(found.revision),
+            _ => all = satisfies(compare, integer(compare, Some(&found))),
         }
         if all {
             ControlFlow::Continue(())
@@ -110,19 +115,15 @@ fn holds(state: &State<'_>, compare: &Compare) -> Result<bool, ApplyError> {
     };
     match &range {
         KeyRange::Single(key) => {
-            if by_lease && let Some(lease) = newest_lease(state, key) {
-                return Ok(satisfies(compare, lease.cmp(&wanted_integer(compare))));
-            }
             if let Some(found) = state.index.get(key, at) {
                 let _ = see(found);
             }
         }
-        _ => state.index.range(
-            range.start(),
-            range.end().as_deref(),
-            at,
-            |_, found| see(found),
-        ),
+        _ => state
+            .index
+            .range(range.start(), range.end().as_deref(), at, |_, found| {
+                see(found)
+            }),
     }
     if !any {
         // A missing key has no value, not even an empty one.
@@ -142,18 +143,12 @@ fn holds(state: &State<'_>, compare: &Compare) -> Result<bool, ApplyError> {
     Ok(all)
 }
 
-/// The lease of a key's newest revision, if that is what the transaction sees.
-fn newest_lease(state: &State<'_>, key: &[u8]) -> Option<i64> {
-    let head = state.index.head(key)?;
-    (head.main <= state.revisions.current && !head.is_tombstone()).then_some(head.lease)
-}
-
 fn integer(compare: &Compare, found: Option<&Found>) -> Ordering {
     let has = match CompareTarget::try_from(compare.target) {
         Ok(CompareTarget::Version) => found.map_or(0, |found| found.version),
         Ok(CompareTarget::Create) => found.map_or(0, |found| found.create_revision),
         Ok(CompareTarget::Mod) => found.map_or(0, |found| found.revision.main),
-        Ok(CompareTarget::Lease) => 0,
+        Ok(CompareTarget::Lease) => found.and_then(|found| found.lease).unwrap_or(0),
         // An unknown target compares equal, as in etcd.
         Ok(CompareTarget::Value) | Err(_) => return Ordering::Equal,
     };
@@ -162,7 +157,10 @@ fn integer(compare: &Compare, found: Option<&Found>) -> Ordering {
 
 /// The integer to compare with; 0 if the target's own field is not the one set.
 fn wanted_integer(compare: &Compare) -> i64 {
-    match (CompareTarget::try_from(compare.target), &compare.target_union) {
+    match (
+        CompareTarget::try_from(compare.target),
+        &compare.target_union,
+    ) {
         (Ok(CompareTarget::Version), Some(TargetUnion::Version(wanted)))
         | (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(wanted)))
         | (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(wanted)))

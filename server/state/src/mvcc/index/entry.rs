@@ -95,6 +95,7 @@ impl Head {
             create_revision: self.create_revision,
             version: self.version,
             record_len: self.record_len(),
+            lease: Some(self.lease),
         })
     }
 }
@@ -110,6 +111,8 @@ pub struct Found {
     pub version: i64,
     /// Bytes of the record.
     pub record_len: u32,
+    /// Attached lease; not known without the record once a newer revision exists.
+    pub lease: Option<i64>,
 }
 
 /// An older revision of a key.
@@ -209,6 +212,7 @@ impl History {
             create_revision: generation.create_revision,
             version: version_of(generation, number),
             record_len: slot.len_and_tombstone,
+            lease: None,
         })
     }
 

@@ -58,7 +58,7 @@ impl LeafBody {
 
     /// Whether this is the leaf to look for `key` in.
     pub(super) fn covers(&self, key: &[u8]) -> bool {
-        !self.dead && self.upper.as_ref().is_none_or(|upper| key < upper)
+        !self.dead && self.upper.as_ref().is_none_or(|upper| *key < **upper)
     }
 
     /// Position of the first key ≥ `key`.

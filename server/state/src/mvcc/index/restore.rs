@@ -11,6 +11,7 @@ use super::{
     leaf::{Leaf, LeafBody},
     tree::KeyIndex,
 };
+use crate::store::RecordHeader;
 
 /// Restored leaves have some room, so that the first puts do not split them all.
 const LEAF_ENTRIES_RESTORED: usize = 112;
@@ -27,6 +28,22 @@ impl Restore {
     /// Takes one revision. They may come in any order.
     pub fn push(&mut self, key: &[u8], head: Head) {
         self.entries.push(Entry::new(key, head));
+    }
+
+    /// Takes the header and record length that the store recovered.
+    pub fn push_header(&mut self, header: &RecordHeader, record_len: u32) {
+        let head = if header.tombstone {
+            Head::tombstone(header.revision, record_len)
+        } else {
+            Head::put(
+                header.revision,
+                header.create_revision,
+                header.version,
+                header.lease,
+                record_len,
+            )
+        };
+        self.push(&header.key, head);
     }
 
     /// The index of all revisions taken.
