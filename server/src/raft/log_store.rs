@@ -172,6 +172,9 @@ impl State {
 
     fn truncate(&mut self, last: Option<LogId>) {
         let next = last.map_or(self.first, |last| last.index() + 1);
+        if self.next <= next {
+            return;
+        }
         while self.next > next {
             self.next -= 1;
             if let Some(cached) = self.cache.pop_back() {

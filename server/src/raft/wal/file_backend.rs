@@ -119,8 +119,11 @@ impl FileBackend {
     pub(super) fn open(dir: &Path, unsafe_no_fsync: bool) -> Result<(Self, Recovered), WalError> {
         fs::create_dir_all(dir)
             .map_err(|error| WalError::io(format!("creating {}", dir.display()), error))?;
-        let mut replay = Replay::default();
         let numbers = file_segment::list(dir)?;
+        let mut replay = Replay {
+            may_lack: last_purge(dir, &numbers)?,
+            ..Replay::default()
+        };
         let mut cut = None;
         for number in &numbers {
             let path = file_segment::path_of(dir, *number);
@@ -249,6 +252,24 @@ struct Replay {
     closed: VecDeque<Closed>,
     /// Length of the valid part of the last segment replayed.
     valid_bytes: u64,
+    /// Entries below are purged by a later frame: their segments may be gone.
+    may_lack: u64,
+}
+
+/// First index that no purge mark covers.
+fn last_purge(dir: &Path, numbers: &[u64]) -> Result<u64, WalError> {
+    let mut next = 0;
+    for number in numbers {
+        let mut walk = Walk::open(&file_segment::path_of(dir, *number))?;
+        while let Some(step) = walk.step() {
+            match step {
+                Ok((_, frame)) if frame.kind == Kind::Purge => next = next.max(frame.index + 1),
+                Ok(_) => {}
+                Err(_) => return Ok(next),
+            }
+        }
+    }
+    Ok(next)
 }
 
 impl Replay {
@@ -310,9 +331,11 @@ impl Replay {
         match frame.kind {
             Kind::Entries => {
                 let entries = frame.entries()?;
-                // Segments deleted from the front leave the entries behind the purge mark.
                 if self.next().is_some_and(|next| frame.index > next) {
-                    return Err("entries are missing before this frame");
+                    if frame.index > self.may_lack {
+                        return Err("entries are missing before this frame");
+                    }
+                    self.index = Index::default();
                 }
                 if self.next().is_some_and(|next| frame.index < next)
                     && !self.index.slots.is_empty()

@@ -17,6 +17,8 @@
 
 pub mod api;
 mod backend;
+#[cfg(test)]
+mod damage_tests;
 pub mod error;
 mod file_backend;
 mod file_segment;

@@ -469,3 +469,7 @@ fn non_empty(entries: Vec<WalEntry>, index: u64) -> Result<Vec<WalEntry>, WalErr
         Ok(entries)
     }
 }
+
+#[cfg(test)]
+#[path = "sled_tests.rs"]
+mod tests;
