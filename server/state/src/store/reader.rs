@@ -24,6 +24,25 @@ const GAP_BYTES: u32 = 4 << 10;
 /// would drive out what is read one by one.
 const RUN_UNCACHED: usize = 8;
 
+/// A record in a file that the handle keeps.
+pub struct RecordHandle {
+    chunk: Arc<Chunk>,
+    slot: usize,
+}
+
+impl RecordHandle {
+    /// The bytes of the record.
+    pub fn read(&self) -> Result<Bytes, StoreError> {
+        self.chunk.read(self.slot)
+    }
+
+    /// Bytes that the record takes in its file.
+    pub fn record_len(&self) -> usize {
+        let (start, end) = self.chunk.frame(self.slot).unwrap_or_default();
+        end.saturating_sub(start) as usize
+    }
+}
+
 /// Reads records. Cheap to clone.
 #[derive(Clone)]
 pub struct StoreReader {
@@ -52,6 +71,17 @@ impl StoreReader {
     /// The bytes of a record if they are in memory; never touches the disk.
     pub fn read_cached(&self, revision: Revision) -> Option<Bytes> {
         self.in_memory(&self.shared.table.load(), revision)
+    }
+
+    /// A hold on a record: it stays readable whatever is compacted or rewritten meanwhile. `None` if
+    /// no file has it; a record of the tail is in memory, see [`read_cached`](Self::read_cached).
+    pub fn handle(&self, revision: Revision) -> Option<RecordHandle> {
+        let table = self.shared.table.load();
+        let (chunk, slot) = table.find_chunk(revision)?;
+        Some(RecordHandle {
+            chunk: chunk.clone(),
+            slot,
+        })
     }
 
     /// The bytes of several records, in the order asked for. Neighbours share a pread.
