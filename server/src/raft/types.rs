@@ -15,6 +15,8 @@ use openraft::impls::leader_id_std;
 use parking_lot::Mutex;
 use prost::Message as _;
 
+use super::waiters::Waiter;
+
 openraft::declare_raft_types!(
     /// Keelson's openraft types.
     pub TypeConfig:
@@ -66,10 +68,8 @@ struct Inner {
     waiters: Mutex<Option<Waiters>>,
 }
 
-/// The channels of the requests of a batch, in the order of its commands.
+/// The requests that wait for a batch, in the order of its commands.
 pub type Waiters = Vec<Waiter>;
-/// The channel of one request.
-pub type Waiter = tokio::sync::oneshot::Sender<()>;
 
 impl Batch {
     /// A batch of this member's own requests.

@@ -32,3 +32,4 @@ pub mod quota;
 pub mod reader;
 pub mod revision;
 pub mod store;
+pub mod watch;

@@ -26,7 +26,7 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::manifest::{FileEntry, MANIFEST, MANIFEST_TMP, Manifest, Position, SegmentEntry};
 use super::segment::{
-    DEAD, Names, STATE, Segment, SegmentFile, SegmentWriter, Undo, discard, sync, write_all,
+    DEAD, Names, STATE, Segment, SegmentWriter, StoreFile, Undo, discard, sync, write_all,
 };
 use super::state_file::{self, StateDelta};
 use super::table::{FrozenDead, FrozenPart, Shared, Table};
@@ -65,7 +65,7 @@ impl Checkpoint {
 /// A file with its valid length.
 #[derive(Clone)]
 pub(crate) struct StateFile {
-    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) file: Arc<StoreFile>,
     pub(crate) len: u64,
     /// Length when the file was last written whole.
     pub(crate) base_len: u64,
@@ -74,7 +74,7 @@ pub(crate) struct StateFile {
 /// A file of garbage bits, and what it says.
 #[derive(Clone)]
 pub(crate) struct DeadFile {
-    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) file: Arc<StoreFile>,
     pub(crate) len: u64,
     pub(crate) bits: DeadMap,
 }
@@ -98,7 +98,7 @@ impl Files {
         self.all().map(|(_, file, _)| file.number).collect()
     }
 
-    fn all(&self) -> impl Iterator<Item = (CheckpointFileKind, &Arc<SegmentFile>, u64)> {
+    fn all(&self) -> impl Iterator<Item = (CheckpointFileKind, &Arc<StoreFile>, u64)> {
         let segments = self
             .segments
             .iter()
@@ -149,6 +149,8 @@ pub(crate) struct Core {
     /// Counts installs: what was frozen before one is worth nothing after it.
     pub(crate) epoch: u64,
     pub(crate) sequence: u64,
+    /// Counts the checkpoints we began to receive: only the latest may be installed.
+    pub(crate) install_attempt: u64,
     pub(crate) poisoned: bool,
     pub(crate) shared: Arc<Shared>,
 }
@@ -364,7 +366,7 @@ impl Core {
             .disk
             .create(tmp)
             .map_err(StoreError::io("create", tmp))?;
-        let file = SegmentFile {
+        let file = StoreFile {
             number: 0,
             path: tmp.to_path_buf(),
             handle,
@@ -380,7 +382,7 @@ impl Core {
     }
 
     fn manifest(&self, files: &Files, position: Option<&Position>) -> Manifest {
-        let entry = |file: &Arc<SegmentFile>, len| FileEntry {
+        let entry = |file: &Arc<StoreFile>, len| FileEntry {
             number: file.number,
             len,
         };

@@ -24,7 +24,7 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::manifest::{FileEntry, MANIFEST, MANIFEST_BYTES_MAX, Manifest, Position};
 use super::record::RecordHeader;
-use super::segment::{DEAD, SEGMENT, STATE, Segment, SegmentFile, Undo, discard, file_name, sync};
+use super::segment::{DEAD, SEGMENT, STATE, Segment, StoreFile, Undo, discard, file_name, sync};
 use super::state_file::{self, StateItems};
 use super::transfer::TRANSFER_BYTES_MAX;
 
@@ -33,6 +33,7 @@ pub(crate) const INCOMING: &str = "incoming";
 
 /// A checkpoint being received. One at a time.
 pub struct Incoming {
+    attempt: u64,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     manifest: Manifest,
@@ -41,13 +42,14 @@ pub struct Incoming {
 }
 
 struct IncomingFile {
-    file: Arc<SegmentFile>,
+    file: Arc<StoreFile>,
     len: u64,
     received: u64,
 }
 
 /// A checkpoint received whole and verified, not yet ours.
 pub struct Received {
+    attempt: u64,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     position: Position,
@@ -72,11 +74,11 @@ pub struct Recovered {
 }
 
 impl Incoming {
-    /// Begins to receive what `manifest` describes. `cluster_id` is ours, if we have one.
-    pub(crate) fn begin(
+    fn begin(
+        attempt: u64,
         disk: Arc<dyn Disk>,
         store_dir: &Path,
-        cluster_id: Option<u64>,
+        cluster_id: u64,
         manifest: &[u8],
     ) -> Result<Incoming, StoreError> {
         let dir = store_dir.join(INCOMING);
@@ -94,7 +96,7 @@ impl Incoming {
             .position
             .clone()
             .ok_or_else(|| StoreError::Refused("checkpoint without a position".into()))?;
-        if cluster_id.is_some_and(|ours| ours != position.cluster_id) {
+        if cluster_id != position.cluster_id {
             let theirs = position.cluster_id;
             return Err(StoreError::Refused(format!(
                 "it belongs to cluster {theirs:x}"
@@ -109,7 +111,7 @@ impl Incoming {
             let handle = disk
                 .create(&path)
                 .map_err(StoreError::io("create", &path))?;
-            let file = Arc::new(SegmentFile {
+            let file = Arc::new(StoreFile {
                 number: entry.number,
                 path,
                 handle,
@@ -121,6 +123,7 @@ impl Incoming {
             });
         }
         Ok(Incoming {
+            attempt,
             disk,
             dir,
             manifest,
@@ -181,12 +184,14 @@ impl Incoming {
             verify_records(&chunk).map_err(refuse)?;
         }
         let Incoming {
+            attempt,
             disk,
             dir,
             position,
             ..
         } = self;
         Ok(Received {
+            attempt,
             disk,
             dir,
             position,
@@ -217,7 +222,7 @@ pub(crate) fn entries(manifest: &Manifest) -> impl Iterator<Item = (&'static str
 /// Opens what a manifest names, in the order of [`entries`].
 pub(crate) fn load_files(
     manifest: &Manifest,
-    open: &mut dyn FnMut(&FileEntry) -> Result<Arc<SegmentFile>, StoreError>,
+    open: &mut dyn FnMut(&FileEntry) -> Result<Arc<StoreFile>, StoreError>,
     visit: &mut dyn FnMut(RecordHeader, u32),
 ) -> Result<(Files, StateItems), StoreError> {
     let mut opened = Vec::with_capacity(manifest.segments.len());
@@ -340,9 +345,23 @@ pub(crate) fn clear(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
 }
 
 impl Core {
+    /// Begins to receive a checkpoint; an earlier attempt ends here.
+    pub(crate) fn begin_install(
+        &mut self,
+        cluster_id: u64,
+        manifest: &[u8],
+    ) -> Result<Incoming, StoreError> {
+        self.install_attempt += 1;
+        let attempt = self.install_attempt;
+        Incoming::begin(attempt, self.disk.clone(), &self.dir, cluster_id, manifest)
+    }
+
     /// Makes a received checkpoint ours. What was frozen before is worth nothing from here on.
     pub(crate) fn install(&mut self, received: Received) -> Result<Installed, StoreError> {
         let refuse = |detail: &str| Err(StoreError::Refused(detail.into()));
+        if received.attempt != self.install_attempt {
+            return refuse("another attempt has taken its place");
+        }
         if let Some(ours) = &self.position {
             if ours.cluster_id != received.position.cluster_id {
                 return refuse("it belongs to another cluster");
@@ -356,6 +375,7 @@ impl Core {
 
     fn adopt(&mut self, received: Received, undo: &mut Undo) -> Result<Installed, StoreError> {
         let Received {
+            attempt: _,
             disk,
             dir,
             position,
@@ -377,7 +397,6 @@ impl Core {
             dead.file = self.rename(&*disk, &dead.file, DEAD, undo)?;
         }
         disk.sync_dir(&dir).map_err(StoreError::io("sync", &dir))?;
-        self.sync_dir()?;
         self.commit(files, position.clone(), undo)?;
         self.epoch += 1;
         discard("remove", &dir, disk.remove_dir(&dir));
@@ -394,14 +413,14 @@ impl Core {
     fn rename(
         &mut self,
         disk: &dyn Disk,
-        file: &Arc<SegmentFile>,
+        file: &Arc<StoreFile>,
         prefix: &str,
         undo: &mut Undo,
-    ) -> Result<Arc<SegmentFile>, StoreError> {
+    ) -> Result<Arc<StoreFile>, StoreError> {
         let (number, path) = self.names.take(prefix);
         disk.rename(&file.path, &path)
             .map_err(StoreError::io("rename", &file.path))?;
-        let renamed = Arc::new(SegmentFile {
+        let renamed = Arc::new(StoreFile {
             number,
             path,
             handle: file.handle.clone(),

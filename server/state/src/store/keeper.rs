@@ -93,6 +93,12 @@ impl KeeperHandle {
         self.current().ok_or(StoreError::ShutDown)
     }
 
+    /// Rewrites all segments that have garbage, without a checkpoint before.
+    #[cfg(test)]
+    pub(crate) fn rewrite_now(&self) -> Result<(), StoreError> {
+        self.keeper.rewrite(Rewrite::All)
+    }
+
     /// The newest durable checkpoint, none before the first.
     pub fn current(&self) -> Option<Arc<Checkpoint>> {
         self.keeper.shared.current.load_full()
@@ -101,8 +107,7 @@ impl KeeperHandle {
     /// Begins to receive a checkpoint that another member sends; what an earlier attempt left is
     /// removed. `cluster_id` is ours.
     pub fn incoming(&self, cluster_id: u64, manifest: &[u8]) -> Result<Incoming, StoreError> {
-        let core = self.keeper.core.lock();
-        Incoming::begin(core.disk.clone(), &core.dir, Some(cluster_id), manifest)
+        self.keeper.core.lock().begin_install(cluster_id, manifest)
     }
 
     /// Makes a received checkpoint durably ours. Blocks until the keeper's current work is done.
@@ -124,9 +129,12 @@ impl KeeperHandle {
         {
             tracing::error!("the keeper thread panicked");
         }
-        let rest = std::mem::take(&mut *self.keeper.pending.lock());
-        self.keeper.pending.lock().stop = true;
-        for done in rest.checkpoint.into_iter().chain(rest.defragment) {
+        let mut pending = self.keeper.pending.lock();
+        pending.frozen = None;
+        let mut waiting = std::mem::take(&mut pending.checkpoint);
+        waiting.append(&mut pending.defragment);
+        drop(pending);
+        for done in waiting {
             done(Err(StoreError::ShutDown));
         }
     }

@@ -34,11 +34,15 @@ mod record;
 mod rewrite;
 mod scan;
 mod segment;
+mod sim;
 mod state_file;
 mod table;
 mod tail;
 mod transfer;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint::{Checkpoint, Frozen};
 pub use disk::{Disk, DiskFile, RealDisk};
@@ -46,9 +50,10 @@ pub use error::StoreError;
 pub use install::{Incoming, Installed, Received, Recovered};
 pub use keeper::{Done, KeeperHandle};
 pub use manifest::{MANIFEST_BYTES_MAX, MEMBERSHIP_BYTES_MAX, Position};
-pub use reader::{SCAN_RUN_BYTES, StoreReader};
+pub use reader::{RecordHandle, SCAN_RUN_BYTES, StoreReader};
 pub use record::{RECORD_BYTES_MAX, RecordHeader, StoredChecksum, StoredRecord, record_checksum};
 pub use scan::{ChecksumScan, RecordScan};
+pub use sim::{SimDisk, Survival};
 pub use state_file::StateItems;
 pub use transfer::{CheckpointFile, CheckpointFileKind, TRANSFER_BYTES_MAX};
 pub use writer::{Opened, Store, StoreOptions};

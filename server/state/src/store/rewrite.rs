@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -38,6 +39,9 @@ pub(crate) enum Rewrite {
 impl Core {
     /// Rewrites the next run of segments that is due; false if there is none.
     pub(crate) fn rewrite_next(&mut self, reason: Rewrite) -> Result<bool, StoreError> {
+        if self.shared.epoch.load(Ordering::Acquire) != self.epoch {
+            return Ok(false);
+        }
         let Some(run) = self.next_run(reason) else {
             return Ok(false);
         };

@@ -19,13 +19,13 @@ use super::record::RecordHeader;
 const SEGMENT_CHUNKS_MAX: usize = 256;
 
 /// An open file of the store.
-pub(crate) struct SegmentFile {
+pub(crate) struct StoreFile {
     pub(crate) number: u64,
     pub(crate) path: PathBuf,
     pub(crate) handle: Arc<dyn DiskFile>,
 }
 
-impl SegmentFile {
+impl StoreFile {
     /// Fills `buffer` from `offset`. A file shorter than its manifest says is damaged.
     pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         self.handle.read_exact_at(buffer, offset).map_err(|error| {
@@ -73,7 +73,7 @@ impl SegmentChunk {
 /// A segment as the keeper knows it.
 #[derive(Clone)]
 pub(crate) struct Segment {
-    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) file: Arc<StoreFile>,
     /// Valid length in bytes.
     pub(crate) len: u64,
     pub(crate) chunks: Vec<SegmentChunk>,
@@ -106,7 +106,7 @@ impl Segment {
     /// Opens a segment and builds its chunks from the index blocks. `visit` gets chunk, slot and
     /// entry in revision order.
     pub(crate) fn load(
-        file: Arc<SegmentFile>,
+        file: Arc<StoreFile>,
         len: u64,
         visit: &mut dyn FnMut(usize, usize, IndexEntry),
     ) -> Result<Segment, StoreError> {
@@ -186,8 +186,8 @@ pub(crate) fn file_number(name: &str) -> Option<u64> {
 /// What has been written since the last manifest, to take it back when the disk is full.
 #[derive(Default)]
 pub(crate) struct Undo {
-    created: Vec<Arc<SegmentFile>>,
-    appended: Vec<(Arc<SegmentFile>, u64)>,
+    created: Vec<Arc<StoreFile>>,
+    appended: Vec<(Arc<StoreFile>, u64)>,
 }
 
 impl Undo {
@@ -201,11 +201,11 @@ impl Undo {
         &mut self,
         disk: &dyn Disk,
         (number, path): (u64, PathBuf),
-    ) -> Result<Arc<SegmentFile>, StoreError> {
+    ) -> Result<Arc<StoreFile>, StoreError> {
         let handle = disk
             .create(&path)
             .map_err(StoreError::io("create", &path))?;
-        let file = Arc::new(SegmentFile {
+        let file = Arc::new(StoreFile {
             number,
             path,
             handle,
@@ -215,12 +215,12 @@ impl Undo {
     }
 
     /// Notes a file that has come from elsewhere.
-    pub(crate) fn adopt(&mut self, file: Arc<SegmentFile>) {
+    pub(crate) fn adopt(&mut self, file: Arc<StoreFile>) {
         self.created.push(file);
     }
 
     /// Notes that `file`, valid up to `len`, is about to grow.
-    pub(crate) fn append(&mut self, file: &Arc<SegmentFile>, len: u64) {
+    pub(crate) fn append(&mut self, file: &Arc<StoreFile>, len: u64) {
         self.appended.push((file.clone(), len));
     }
 
@@ -330,14 +330,14 @@ impl<'a> SegmentWriter<'a> {
 }
 
 /// Makes a file's bytes durable.
-pub(crate) fn sync(file: &SegmentFile) -> Result<(), StoreError> {
+pub(crate) fn sync(file: &StoreFile) -> Result<(), StoreError> {
     file.handle
         .sync_data()
         .map_err(StoreError::io("sync", &file.path))
 }
 
 /// Reserves space and writes.
-pub(crate) fn write_all(file: &SegmentFile, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+pub(crate) fn write_all(file: &StoreFile, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
     let len = bytes.len() as u64;
     file.handle
         .allocate(offset, len)

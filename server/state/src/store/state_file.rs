@@ -13,7 +13,7 @@ use super::codec::{
     Cursor, Damage, FileKind, HEADER_LEN, check_header, len_u32, put_u32, read_checked,
 };
 use super::error::StoreError;
-use super::segment::SegmentFile;
+use super::segment::StoreFile;
 
 /// All items.
 pub type StateItems = BTreeMap<Bytes, Bytes>;
@@ -64,7 +64,7 @@ fn put_frame(out: &mut Vec<u8>, payload: &[u8]) {
 }
 
 /// Reads all items of a file that is valid up to `len`.
-pub(crate) fn load(file: &SegmentFile, len: u64) -> Result<StateItems, StoreError> {
+pub(crate) fn load(file: &StoreFile, len: u64) -> Result<StateItems, StoreError> {
     let bytes = read_checked(&*file.handle, &file.path, 0, len)?;
     decode(&bytes, &file.path)
 }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -183,4 +184,7 @@ pub(crate) struct Shared {
     pub(crate) swap: Mutex<()>,
     pub(crate) cache: RecordCache,
     pub(crate) current: ArcSwapOption<Checkpoint>,
+    /// Counts the installs that the apply thread has switched to: until it has, the keeper leaves
+    /// the table alone.
+    pub(crate) epoch: AtomicU64,
 }

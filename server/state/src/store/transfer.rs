@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::checkpoint::Checkpoint;
 use super::error::StoreError;
-use super::segment::SegmentFile;
+use super::segment::StoreFile;
 
 /// Longest piece that [`Checkpoint::read_at`] returns and
 /// [`Incoming::write`](super::Incoming::write) takes, in bytes: what a sender holds in memory.
@@ -30,16 +30,12 @@ pub enum CheckpointFileKind {
 #[derive(Clone)]
 pub struct CheckpointFile {
     kind: CheckpointFileKind,
-    file: Arc<SegmentFile>,
+    file: Arc<StoreFile>,
     len: u64,
 }
 
 impl CheckpointFile {
-    pub(crate) fn new(
-        kind: CheckpointFileKind,
-        file: Arc<SegmentFile>,
-        len: u64,
-    ) -> CheckpointFile {
+    pub(crate) fn new(kind: CheckpointFileKind, file: Arc<StoreFile>, len: u64) -> CheckpointFile {
         CheckpointFile { kind, file, len }
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use super::keeper::KeeperHandle;
 use super::manifest::{FileEntry, MANIFEST, MANIFEST_BYTES_MAX, Manifest, Position};
 use super::reader::StoreReader;
 use super::record::{RECORD_BYTES_MAX, RecordHeader};
-use super::segment::{Names, SegmentFile, discard, file_name, file_number};
+use super::segment::{Names, StoreFile, discard, file_name, file_number};
 use super::state_file::{StateDelta, StateItems};
 use super::table::{FrozenDead, FrozenPart, Shared, Table};
 use super::tail::Tail;
@@ -122,6 +123,7 @@ impl Store {
             swap: Mutex::new(()),
             cache: RecordCache::new(options.cache_bytes_max),
             current: ArcSwapOption::empty(),
+            epoch: AtomicU64::new(0),
         });
         let position = manifest
             .as_ref()
@@ -136,6 +138,7 @@ impl Store {
             files,
             epoch: 0,
             sequence: 0,
+            install_attempt: 0,
             poisoned: false,
             shared: shared.clone(),
         };
@@ -272,6 +275,7 @@ impl Store {
         let _swap = self.shared.swap.lock();
         self.shared.table.store(Arc::new(Table::new(chunks)));
         self.shared.cache.clear();
+        self.shared.epoch.store(epoch, Ordering::Release);
         recovered
     }
 }
@@ -314,7 +318,7 @@ fn opener<'a>(
     disk: &'a dyn Disk,
     dir: &'a Path,
     manifest: &Manifest,
-) -> impl FnMut(&FileEntry) -> Result<Arc<SegmentFile>, StoreError> + use<'a> {
+) -> impl FnMut(&FileEntry) -> Result<Arc<StoreFile>, StoreError> + use<'a> {
     let mut names = entries(manifest)
         .map(|(prefix, entry)| file_name(prefix, entry.number))
         .collect::<Vec<_>>()
@@ -333,7 +337,7 @@ fn opener<'a>(
                 .set_len(entry.len)
                 .map_err(StoreError::io("cut", &path))?;
         }
-        Ok(Arc::new(SegmentFile {
+        Ok(Arc::new(StoreFile {
             number: entry.number,
             path,
             handle,

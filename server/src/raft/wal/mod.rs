@@ -1,0 +1,37 @@
+//! The write-ahead log: entries and the vote, durable before anything is acknowledged.
+//!
+//! Step 5 of the path of a Put (design 3 and 6). Bytes in, bytes out: a [`Wal`] knows indexes and
+//! terms, nothing of openraft. Callers enqueue, one thread writes:
+//!
+//! ```text
+//! append ─┐                        ┌─ frames ─ backend ─ one fdatasync ─┐
+//! vote   ─┼─ bounded queue ─ group ┤                                    ├─ callbacks
+//! purge  ─┘                        └─ purge slices between groups       ┘
+//! ```
+//!
+//! - [`api`]: the trait and its values. [`error`]: what can go wrong.
+//! - `group_commit`: the queue, the writer thread, poisoning. `backend`: what a disk format owes it.
+//! - `frame`: the checksummed unit that every format stores.
+//! - `sled_backend` (the product), `file_backend` (plain append file, the reference), [`memory`]
+//!   (simulation, with faults). One suite runs against all three.
+
+pub mod api;
+mod backend;
+#[cfg(test)]
+mod damage_tests;
+pub mod error;
+mod file_backend;
+mod file_segment;
+mod frame;
+mod group_commit;
+pub mod memory;
+mod open;
+mod sled_backend;
+mod sled_check;
+#[cfg(test)]
+mod suite;
+
+pub use api::{Cut, Done, LogPosition, Recovered, SyncObserver, Wal, WalEntry, WalOptions};
+pub use error::WalError;
+pub use memory::{MemoryDisk, MemoryWal};
+pub use open::{open_file, open_sled};
