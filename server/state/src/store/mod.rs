@@ -50,7 +50,7 @@ pub use error::StoreError;
 pub use install::{Incoming, Installed, Received, Recovered};
 pub use keeper::{Done, KeeperHandle};
 pub use manifest::{MANIFEST_BYTES_MAX, MEMBERSHIP_BYTES_MAX, Position};
-pub use reader::{SCAN_RUN_BYTES, StoreReader};
+pub use reader::{RecordHandle, SCAN_RUN_BYTES, StoreReader};
 pub use record::{RECORD_BYTES_MAX, RecordHeader, StoredChecksum, StoredRecord, record_checksum};
 pub use scan::{ChecksumScan, RecordScan};
 pub use sim::{SimDisk, Survival};

@@ -20,6 +20,29 @@ pub const SCAN_RUN_BYTES: usize = 64 << 10;
 /// Bytes between two records that are read rather than skipped: cheaper than another call.
 const GAP_BYTES: u32 = 4 << 10;
 
+/// Neighbours from which on one pread costs less than asking the cache for each, and keeping them
+/// would drive out what is read one by one.
+const RUN_UNCACHED: usize = 8;
+
+/// A record in a file that the handle keeps.
+pub struct RecordHandle {
+    chunk: Arc<Chunk>,
+    slot: usize,
+}
+
+impl RecordHandle {
+    /// The bytes of the record.
+    pub fn read(&self) -> Result<Bytes, StoreError> {
+        self.chunk.read(self.slot)
+    }
+
+    /// Bytes that the record takes in its file.
+    pub fn record_len(&self) -> usize {
+        let (start, end) = self.chunk.frame(self.slot).unwrap_or_default();
+        end.saturating_sub(start) as usize
+    }
+}
+
 /// Reads records. Cheap to clone.
 #[derive(Clone)]
 pub struct StoreReader {
@@ -50,13 +73,24 @@ impl StoreReader {
         self.in_memory(&self.shared.table.load(), revision)
     }
 
+    /// A hold on a record: it stays readable whatever is compacted or rewritten meanwhile. `None` if
+    /// no file has it; a record of the tail is in memory, see [`read_cached`](Self::read_cached).
+    pub fn handle(&self, revision: Revision) -> Option<RecordHandle> {
+        let table = self.shared.table.load();
+        let (chunk, slot) = table.find_chunk(revision)?;
+        Some(RecordHandle {
+            chunk: chunk.clone(),
+            slot,
+        })
+    }
+
     /// The bytes of several records, in the order asked for. Neighbours share a pread.
     pub fn read_many(&self, revisions: &[Revision]) -> Result<Vec<Bytes>, StoreError> {
         let table = self.shared.table.load_full();
         let mut records: Vec<Option<Bytes>> = Vec::with_capacity(revisions.len());
         let mut wanted: Vec<Wanted<'_>> = Vec::new();
         for (place, &revision) in revisions.iter().enumerate() {
-            let record = self.in_memory(&table, revision);
+            let record = in_tails(&table, revision);
             if record.is_none() {
                 let (chunk, slot) = table
                     .find_chunk(revision)
@@ -73,7 +107,11 @@ impl StoreReader {
         wanted.sort_unstable_by_key(|wanted| wanted.revision);
         let mut rest = wanted.as_slice();
         while let Some(run) = next_run(rest) {
-            self.read_run(run, &mut records)?;
+            if run.len() >= RUN_UNCACHED {
+                read_run(run, |wanted, record| put(&mut records, wanted, record))?;
+            } else {
+                self.read_short_run(run, &mut records)?;
+            }
             rest = rest.get(run.len()..).unwrap_or_default();
         }
         let complete: Option<Vec<Bytes>> = records.into_iter().collect();
@@ -92,50 +130,81 @@ impl StoreReader {
     }
 
     fn in_memory(&self, table: &Table, revision: Revision) -> Option<Bytes> {
-        // Most records are older than any tail.
-        let durable = table
-            .chunks
-            .last()
-            .is_some_and(|chunk| chunk.last() >= revision);
-        if durable {
+        if is_durable(table, revision) {
             return self.shared.cache.get(revision);
         }
-        table
-            .tails_newest_first()
-            .find_map(|tail| tail.with(revision, |found| found.record.clone()))
+        in_tails(table, revision)
     }
 
-    fn read_run(
+    fn read_short_run(
         &self,
         run: &[Wanted<'_>],
         records: &mut [Option<Bytes>],
     ) -> Result<(), StoreError> {
-        let bounds = run.first().zip(run.last());
-        let Some((first, (start, end))) = bounds.and_then(|(first, last)| {
-            let (start, _) = first.chunk.frame(first.slot)?;
-            let (_, end) = last.chunk.frame(last.slot)?;
-            Some((first, (start, end)))
-        }) else {
-            return Ok(());
-        };
-        let frames = first.chunk.read_frames(start, end)?;
+        let mut missing = Vec::with_capacity(run.len());
         for wanted in run {
-            let record = first.chunk.record(wanted.slot, &frames, start)?;
-            // A record is its own allocation (store-notes 1), so that one kept does not pin all.
-            let record = if run.len() == 1 {
-                record
-            } else {
-                Bytes::copy_from_slice(&record)
-            };
-            self.shared.cache.insert(wanted.revision, record.clone());
-            if let Some(place) = records.get_mut(wanted.place) {
-                *place = Some(record);
+            match self.shared.cache.get(wanted.revision) {
+                Some(record) => put(records, wanted, record),
+                None => missing.push(*wanted),
             }
         }
-        Ok(())
+        read_run(&missing, |wanted, record| {
+            self.shared.cache.insert(wanted.revision, record.clone());
+            put(records, wanted, record);
+        })
     }
 }
 
+/// Whether a record of this revision would be in a chunk: no tail need be searched.
+fn is_durable(table: &Table, revision: Revision) -> bool {
+    table
+        .chunks
+        .last()
+        .is_some_and(|chunk| chunk.last() >= revision)
+}
+
+fn in_tails(table: &Table, revision: Revision) -> Option<Bytes> {
+    if is_durable(table, revision) {
+        return None;
+    }
+    let mut tails = table.tails_newest_first();
+    tails.find_map(|tail| tail.with(revision, |found| found.record.clone()))
+}
+
+fn put(records: &mut [Option<Bytes>], wanted: &Wanted<'_>, record: Bytes) {
+    if let Some(place) = records.get_mut(wanted.place) {
+        *place = Some(record);
+    }
+}
+
+/// Reads neighbours with one pread.
+fn read_run<'a>(
+    run: &[Wanted<'a>],
+    mut found: impl FnMut(&Wanted<'a>, Bytes),
+) -> Result<(), StoreError> {
+    let bounds = run.first().zip(run.last()).and_then(|(first, last)| {
+        let (start, _) = first.chunk.frame(first.slot)?;
+        let (_, end) = last.chunk.frame(last.slot)?;
+        Some((first.chunk, start, end))
+    });
+    let Some((chunk, start, end)) = bounds else {
+        return Ok(());
+    };
+    let frames = chunk.read_frames(start, end)?;
+    for wanted in run {
+        let record = chunk.record(wanted.slot, &frames, start)?;
+        // A record is its own allocation (store-notes 1), so that one kept does not pin all.
+        let own = if run.len() == 1 {
+            record
+        } else {
+            Bytes::copy_from_slice(&record)
+        };
+        found(wanted, own);
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
 struct Wanted<'a> {
     revision: Revision,
     chunk: &'a Arc<Chunk>,
