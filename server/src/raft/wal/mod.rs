@@ -30,6 +30,8 @@ mod sled_backend;
 mod sled_check;
 #[cfg(test)]
 mod suite;
+#[cfg(target_os = "linux")]
+mod sync_file_range;
 
 pub use api::{Cut, Done, LogPosition, Recovered, SyncObserver, Wal, WalEntry, WalOptions};
 pub use error::WalError;
