@@ -12,8 +12,9 @@ use bytes::Bytes;
 use super::api::{LogPosition, WalEntry};
 use super::error::WalError;
 
-/// Keys (or files) removed by one purge slice: a few milliseconds, so that no group waits longer.
-pub(super) const PURGE_SLICE_KEYS_MAX: usize = 512;
+/// Keys (or files) removed by one purge slice: about a millisecond, so that no group waits longer
+/// (rule R8 allows 512).
+pub(super) const PURGE_SLICE_KEYS_MAX: usize = 128;
 
 /// A log format on a disk, written by one thread.
 pub(super) trait Backend: Send + 'static {

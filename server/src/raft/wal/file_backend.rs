@@ -19,7 +19,7 @@ use super::api::{Cut, LogPosition, Recovered, WalEntry};
 use super::backend::{Backend, PURGE_SLICE_KEYS_MAX, Reader};
 use super::error::WalError;
 use super::file_segment::{self, Walk};
-use super::frame::{self, Frame, Kind, Packing};
+use super::frame::{self, Frame, FrameError, Kind, Packing};
 use super::sled_check::sync_dirs;
 
 /// A segment is closed once it is larger: the unit in which purged space is freed.
@@ -288,7 +288,11 @@ impl Replay {
                 Some(Ok((offset, frame))) => {
                     reason = self.frame(&file, offset, &frame, &mut last).err();
                 }
-                Some(Err(torn)) => reason = Some(torn),
+                Some(Err(FrameError::Damaged(torn))) => reason = Some(torn),
+                Some(Err(newer)) => {
+                    let at = || format!("{} at offset {}", path.display(), walk.offset());
+                    return Err(newer.at(at));
+                }
             }
         }
         self.closed.push_back(Closed {

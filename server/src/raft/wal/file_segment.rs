@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::error::WalError;
-use super::frame::{Frame, HEADER_BYTES, MAGIC};
+use super::frame::{Frame, FrameError, HEADER_BYTES, MAGIC};
 
 /// Extension of a segment.
 const EXTENSION: &str = "klog";
@@ -74,7 +74,7 @@ impl Walk {
     }
 
     /// The next frame with its offset, the reason why there is none, or `None` at a clean end.
-    pub(super) fn step(&mut self) -> Option<Result<(usize, Frame), &'static str>> {
+    pub(super) fn step(&mut self) -> Option<Result<(usize, Frame), FrameError>> {
         let rest = self.data.slice(self.offset.min(self.data.len())..);
         if rest.is_empty() {
             return None;

@@ -13,6 +13,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::api::{LogPosition, WalEntry};
+use super::error::WalError;
 
 /// First bytes of every frame.
 pub(super) const MAGIC: [u8; 4] = *b"KLOG";
@@ -72,6 +73,35 @@ impl Kind {
     }
 }
 
+/// Why bytes are not a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FrameError {
+    /// Torn or damaged: recovery cuts here.
+    Damaged(&'static str),
+    /// Whole, but of a version or kind that a newer program wrote: the log must not be opened.
+    Newer,
+}
+
+impl FrameError {
+    /// As an error of the log; `location` names file and offset, or the key.
+    pub(super) fn at(self, location: impl FnOnce() -> String) -> WalError {
+        match self {
+            FrameError::Damaged(reason) => WalError::Corrupt {
+                location: location(),
+                reason,
+            },
+            FrameError::Newer => {
+                WalError::Refused(format!("{} was written by a newer version", location()))
+            }
+        }
+    }
+}
+
+/// Whether the bytes begin with a whole frame, of whatever version.
+pub(super) fn is_sound(data: &Bytes) -> bool {
+    !matches!(Frame::decode(data), Err(FrameError::Damaged(_)))
+}
+
 /// A frame whose sum was right.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
@@ -111,17 +141,17 @@ impl Frame {
     ///
     /// # Errors
     /// Why these bytes are not a frame.
-    pub(super) fn decode(data: &Bytes) -> Result<Frame, &'static str> {
+    pub(super) fn decode(data: &Bytes) -> Result<Frame, FrameError> {
         let mut head = data
             .get(..HEADER_BYTES)
-            .ok_or("shorter than a frame header")?;
+            .ok_or(FrameError::Damaged("shorter than a frame header"))?;
         let sum_head = data
             .get(..CRC_OFFSET)
-            .ok_or("shorter than a frame header")?;
+            .ok_or(FrameError::Damaged("shorter than a frame header"))?;
         let mut magic = [0; 4];
         head.copy_to_slice(&mut magic);
         if magic != MAGIC {
-            return Err("not a frame");
+            return Err(FrameError::Damaged("not a frame"));
         }
         let version = head.get_u8();
         let kind = head.get_u8();
@@ -136,14 +166,16 @@ impl Frame {
         };
         let sum = head.get_u32_le();
         let rest = data.slice(HEADER_BYTES..);
-        let body = rest.get(..body_bytes).ok_or("frame cut short")?;
+        let body = rest
+            .get(..body_bytes)
+            .ok_or(FrameError::Damaged("frame cut short"))?;
         if crc32c::crc32c_append(crc32c::crc32c(sum_head), body) != sum {
-            return Err("wrong checksum");
+            return Err(FrameError::Damaged("wrong checksum"));
         }
         if version != VERSION || zero != 0 {
-            return Err("unknown frame version");
+            return Err(FrameError::Newer);
         }
-        let kind = Kind::from_code(kind).ok_or("unknown frame kind")?;
+        let kind = Kind::from_code(kind).ok_or(FrameError::Newer)?;
         let frame = Frame {
             kind,
             count,
@@ -460,6 +492,16 @@ mod tests {
         for end in 0..frame.len() {
             assert!(Frame::decode(&frame.slice(..end)).is_err(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn a_whole_frame_of_another_version_is_not_taken_for_damage() {
+        let mut frame = frames(&entries(&[3]), None).remove(0).to_vec();
+        frame[4] = VERSION + 1;
+        let (head, body) = frame.split_at(HEADER_BYTES);
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&head[..CRC_OFFSET]), body);
+        frame[CRC_OFFSET..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(Frame::decode(&frame.into()).unwrap_err(), FrameError::Newer);
     }
 
     proptest! {

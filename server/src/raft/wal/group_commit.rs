@@ -568,3 +568,7 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "group_commit_tests.rs"]
+mod tests;

@@ -55,12 +55,22 @@ fn parse_key(key: &[u8]) -> Option<(u64, u32)> {
     ))
 }
 
-fn corrupt(key: &[u8], reason: &'static str) -> WalError {
-    let location = match parse_key(key) {
+fn location(key: &[u8]) -> String {
+    match parse_key(key) {
         Some((index, chunk)) => format!("log frame {index}.{chunk}"),
         None => format!("log key {:?}", String::from_utf8_lossy(key)),
-    };
-    WalError::Corrupt { location, reason }
+    }
+}
+
+fn corrupt(key: &[u8], reason: &'static str) -> WalError {
+    WalError::Corrupt {
+        location: location(key),
+        reason,
+    }
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<Frame, WalError> {
+    Frame::decode(&Bytes::copy_from_slice(value)).map_err(|error| error.at(|| location(key)))
 }
 
 /// The writer's side.
@@ -195,7 +205,7 @@ impl SledBackend {
         let mut valid_frames_behind = 0;
         for item in self.log.range(key(index, 0)..) {
             let (_, value) = item?;
-            let sound = Frame::decode(&Bytes::copy_from_slice(&value)).is_ok();
+            let sound = frame::is_sound(&Bytes::copy_from_slice(&value));
             valid_frames_behind += u64::from(sound);
         }
         let cut = Cut {
@@ -207,7 +217,7 @@ impl SledBackend {
         // Backwards, and with it a damaged frame that begins among the purged entries.
         for item in self.log.iter().rev() {
             let (found, value) = item?;
-            let sound = Frame::decode(&Bytes::copy_from_slice(&value)).is_ok();
+            let sound = frame::is_sound(&Bytes::copy_from_slice(&value));
             if sound && found[..] < key(index, 0)[..] {
                 break;
             }
@@ -221,8 +231,7 @@ impl SledBackend {
         let Some(value) = self.meta.get(key)? else {
             return Ok(None);
         };
-        let frame = Frame::decode(&Bytes::copy_from_slice(&value))
-            .map_err(|reason| corrupt(key, reason))?;
+        let frame = decode(key, &value)?;
         if frame.kind != kind {
             return Err(corrupt(key, "another kind of frame"));
         }
@@ -323,7 +332,7 @@ impl SledBackend {
             return Ok(());
         }
         let damaged = |reason| corrupt(key, reason);
-        let frame = Frame::decode(&Bytes::copy_from_slice(value)).map_err(damaged)?;
+        let frame = decode(key, value)?;
         let mut entries = frame.entries().map_err(damaged)?;
         entries.retain(|entry| entry.index <= index);
         frame::pack(&entries, frame.committed, PACKING, |_, _, shorter| {
@@ -356,8 +365,8 @@ impl Frames {
             Ok(item) => item,
             Err(error) => return Some(Err(error.into())),
         };
-        Some(match Frame::decode(&Bytes::copy_from_slice(&value)) {
-            Err(reason) => Err(corrupt(&key, reason)),
+        Some(match decode(&key, &value) {
+            Err(error) => Err(error),
             Ok(frame) if parse_key(&key).is_none_or(|(index, _)| index != frame.index) => {
                 Err(corrupt(&key, "stored under another index"))
             }
