@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::StreamExt as _;
 use keelson_proto::error::Error;
@@ -61,6 +61,8 @@ struct Stream {
     leader: u64,
     items: mpsc::Sender<ForwardItem>,
     pending: Arc<Mutex<Pending>>,
+    /// Requests may have been sent.
+    open: Arc<AtomicBool>,
 }
 
 /// Requests on a stream that are not answered; `None` once the stream has broken.
@@ -208,6 +210,7 @@ impl Forwarder {
             leader,
             items,
             pending,
+            open: Arc::default(),
         };
         let replaced = current.replace(stream.clone());
         drop(current);
@@ -243,12 +246,14 @@ async fn exchange(
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
     let (messages, outbound) = mpsc::channel(MESSAGES_MAX);
-    let packing = pack(items, messages);
     let request = inner
         .network
         .request(stream.leader, ReceiverStream::new(outbound));
+    let mut inbound = client.forward(request).await?.into_inner();
+    // From here on requests are sent; before, none was.
+    stream.open.store(true, Ordering::Release);
+    let packing = pack(items, messages);
     let receiving = async {
-        let mut inbound = client.forward(request).await?.into_inner();
         while let Some(message) = inbound.next().await {
             for result in message?.items {
                 inner.answer(stream, result);
@@ -325,7 +330,11 @@ impl Inner {
         for request in pending.into_values() {
             match request {
                 Request::Propose(request_id) => {
-                    let error = ProposeError::Indefinite(Error::TimeoutDueToConnectionLost);
+                    let error = if stream.open.load(Ordering::Acquire) {
+                        ProposeError::Indefinite(Error::TimeoutDueToConnectionLost)
+                    } else {
+                        ProposeError::Definite(Error::NotLeader)
+                    };
                     self.fail_proposal(request_id, error);
                 }
                 Request::Ask(sender) => drop(sender.send(Err(ForwardError::Lost))),
