@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "etcdserverpb/rpc.proto",
     "v3lockpb/v3lock.proto",
     "v3electionpb/v3election.proto",
+    "grpc/health/v1.proto",
     "keelson/raft.proto",
     "keelson/peer.proto",
 ];

@@ -50,6 +50,12 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+/// gRPC's health protocol.
+#[allow(missing_docs, reason = "generated from the .proto files")]
+pub mod healthpb {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Replicated commands, log entries and the peer protocol.
 #[allow(
     missing_docs,

@@ -1,5 +1,23 @@
 //! The Keelson server: `api → node → raft → state` (design 1).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`api`] | gRPC services, HTTP endpoints, listeners |
+//! | [`node`] | a member: batching, ReadIndex, forwarding, leases, compaction, start and stop |
+//! | [`server`] | listeners around a node; start and stop
+//! | [`raft`] | openraft with Keelson's log, state machine and peer protocol |
 
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod node;
 pub mod raft;
+pub mod server;
+
+/// Ends the process after an error that this member cannot go on with: its disk, its log or its
+/// state can no longer be trusted (design R4, R9).
+pub fn fatal(doing: &str, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(error = %error, "failed to {doing}; this member cannot go on");
+    // Not `abort`: the log line must reach its file. Nothing else may run meanwhile.
+    std::process::exit(1)
+}

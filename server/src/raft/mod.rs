@@ -1,6 +1,27 @@
 //! Consensus: openraft with Keelson's log, state machine and peer protocol (design 6, 7).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`types`], [`codec`] | openraft's type config; its types as protobuf |
+//! | [`wal`], [`log_store`] | the log on disk; openraft's view of it |
+//! | [`state_machine`], [`snapshot`] | apply and checkpoints; their way between members |
+//! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
+//! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
+//! | [`bootstrap`], [`identity`] | ids; where they are kept |
 
+pub mod applied;
+pub mod bootstrap;
 pub mod codec;
+pub mod identity;
+pub mod leadership;
 pub mod log_store;
+#[cfg(test)]
+mod log_store_tests;
+pub mod network;
+pub mod peers;
+pub mod service;
+pub mod snapshot;
+pub mod state_machine;
 pub mod types;
+pub mod waiters;
 pub mod wal;

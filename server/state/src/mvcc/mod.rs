@@ -12,7 +12,7 @@
 //! | [`shared`] | what readers and the writer share; pins |
 //! | [`range`], [`stream`] | ranges at a revision |
 //! | [`txn`] | compares, the path taken, checks before the first change |
-//! | [`write`] | the one writer |
+//! | [`mod@write`] | the one writer |
 //! | [`compaction`] | logical at once, removal in batches |
 //! | [`hash`] | hashes that members compare |
 //!

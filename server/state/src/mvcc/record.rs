@@ -107,6 +107,27 @@ pub(crate) fn key_slice(record: &Bytes, key_len: usize) -> Bytes {
     }
 }
 
+/// The key of a record, as a slice of it; empty for the marker of a restore.
+///
+/// # Errors
+/// As [`value`].
+pub fn key(record: &Bytes) -> Result<Bytes, ApplyError> {
+    let damaged = || ApplyError::Damaged("a record has no key".into());
+    let mut rest: &[u8] = record;
+    match rest.split_first() {
+        None => return Ok(Bytes::new()),
+        Some((&KEY_TAG, after)) => rest = after,
+        Some(_) => return Err(damaged()),
+    }
+    let len = decode_varint(&mut rest).map_err(|_| damaged())?;
+    let len = usize::try_from(len).map_err(|_| damaged())?;
+    let start = record.len() - rest.len();
+    match rest.get(..len) {
+        Some(_) => Ok(record.slice(start..start + len)),
+        None => Err(damaged()),
+    }
+}
+
 /// The value of a record.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! The one writer: index, store and sink, in this order (design 3, store-notes 6).
 //!
-//! A [`WriteTxn`] is one command's changes: one main revision, subs from 0. It begins after all
+//! A `WriteTxn` is one command's changes: one main revision, subs from 0. It begins after all
 //! checks, so nothing in it is refused; only the disk can fail it, and that ends the process.
-//! Readers see nothing of it before [`WriteTxn::commit`].
+//! Readers see nothing of it before `WriteTxn::commit`.
 
 use std::sync::Arc;
 

@@ -55,7 +55,7 @@ pub trait PrevSource: Send + Sync {
     /// When it cannot be read: the member must stop.
     fn read(&self) -> Result<Bytes, crate::store::StoreError>;
     /// Its length in bytes.
-    fn len(&self) -> usize;
+    fn record_len(&self) -> usize;
 }
 
 impl std::fmt::Debug for Event {
@@ -105,7 +105,7 @@ impl Event {
         let prev = match &self.prev {
             Prev::None => 0,
             Prev::Record(record) => record.len(),
-            Prev::Stored(source) => source.len(),
+            Prev::Stored(source) => source.record_len(),
         };
         self.record.len() + prev + std::mem::size_of::<Self>()
     }

@@ -19,13 +19,16 @@
 //! shard from one task and drains a queue from the stream's.
 
 mod event;
+pub mod history;
 mod interval;
 mod queue;
 mod ring;
 mod shard;
+mod sink;
 
 pub use event::{Event, Prev, PrevSource, RevisionEvents};
 pub use interval::RangeMap;
 pub use queue::{EventBatch, Indexes, Item, Queue, QueueBudget, Wake};
 pub use ring::{Ring, RingRead};
 pub use shard::{Filters, HistoryJob, HistoryPart, Shard, StreamId, WatchId, WatchSpec};
+pub use sink::WatchSink;

@@ -114,6 +114,8 @@ pub struct Shard {
     ring: Arc<Ring>,
     cursor: i64,
     streams: HashMap<StreamId, StreamState>,
+    /// Watchers of all streams.
+    watchers: usize,
     keys: HashMap<Bytes, Vec<WatcherKey>>,
     ranges: RangeMap<WatcherKey>,
     unsynced: BTreeSet<WatcherKey>,
@@ -131,6 +133,7 @@ impl Shard {
             ring,
             cursor: revision,
             streams: HashMap::new(),
+            watchers: 0,
             keys: HashMap::new(),
             ranges: RangeMap::default(),
             unsynced: BTreeSet::new(),
@@ -155,10 +158,7 @@ impl Shard {
     /// Number of watchers.
     #[must_use]
     pub fn watchers(&self) -> usize {
-        self.streams
-            .values()
-            .map(|stream| stream.watchers.len())
-            .sum()
+        self.watchers
     }
 
     /// Takes charge of a stream.
@@ -241,6 +241,7 @@ impl Shard {
             progress_due: false,
         };
         stream.watchers.insert(watch_id, watcher);
+        self.watchers += 1;
         if !synced {
             self.unsynced.insert(key);
         }
@@ -542,6 +543,7 @@ impl Shard {
     }
 
     fn unregister(&mut self, key: WatcherKey, range: &KeyRange) {
+        self.watchers -= 1;
         self.unsynced.remove(&key);
         if let KeyRange::Single(single) = range {
             if let Some(watchers) = self.keys.get_mut(single) {

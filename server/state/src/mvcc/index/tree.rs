@@ -257,7 +257,7 @@ impl KeyIndex {
         };
         let lower: Arc<[u8]> = Arc::from(entries.first().map_or(key, |first| &first.key));
         if !ascending {
-            left.entries.shrink_to(LEAF_MERGED_MAX);
+            left.entries.shrink_to_fit();
         }
         let right = LeafBody::with_entries(entries, left.upper.take());
         left.upper = Some(Arc::clone(&lower));

@@ -1,0 +1,77 @@
+//! What a request's metadata asks for (contract 2.1).
+
+use std::sync::Arc;
+
+use keelson_proto::error::Error;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::node::Node;
+
+/// Leaderless checks, one per election timeout, after which a stream that requires a leader ends.
+const LEADERLESS_CHECKS_MAX: u32 = 3;
+
+/// Checks a unary call.
+///
+/// # Errors
+/// NoLeader if the caller requires a leader and none is known; InvalidClientAPIVersion.
+pub fn check(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
+    requires_leader(node, metadata).map(drop)
+}
+
+/// Checks a new stream; the guard ends it later if it requires a leader and there is none.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_stream(node: &Arc<Node>, metadata: &MetadataMap) -> Result<LeaderGuard, Status> {
+    let required = requires_leader(node, metadata)?;
+    let next_check = Instant::now() + node.config().election_timeout;
+    Ok(LeaderGuard {
+        node: Arc::clone(node),
+        required,
+        leaderless: 0,
+        next_check,
+    })
+}
+
+fn requires_leader(node: &Node, metadata: &MetadataMap) -> Result<bool, Status> {
+    if let Some(version) = metadata.get("client-api-version")
+        && std::str::from_utf8(version.as_bytes()).is_err()
+    {
+        return Err(Error::InvalidClientAPIVersion.into());
+    }
+    let required = metadata
+        .get("hasleader")
+        .is_some_and(|value| value.as_bytes() == b"true");
+    if required && node.status().leader().leader.is_none() {
+        return Err(Error::NoLeader.into());
+    }
+    Ok(required)
+}
+
+/// Watches over a stream: it ends with the server, and if it requires a leader, without one.
+pub struct LeaderGuard {
+    node: Arc<Node>,
+    required: bool,
+    leaderless: u32,
+    next_check: Instant,
+}
+
+impl LeaderGuard {
+    /// Ends when the stream must. Dropping the future keeps the count.
+    pub async fn broken(&mut self) -> Status {
+        loop {
+            tokio::select! {
+                () = self.node.streams_ended().cancelled() => return Error::Stopped.into(),
+                () = tokio::time::sleep_until(self.next_check), if self.required => {}
+            }
+            self.next_check = Instant::now() + self.node.config().election_timeout;
+            let has_leader = self.node.status().leader().leader.is_some();
+            self.leaderless = if has_leader { 0 } else { self.leaderless + 1 };
+            if self.leaderless >= LEADERLESS_CHECKS_MAX {
+                return Error::NoLeader.into();
+            }
+        }
+    }
+}

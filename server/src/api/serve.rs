@@ -1,0 +1,339 @@
+//! Listeners and connections: gRPC and HTTP on one port (contract 6.1).
+//!
+//! Plaintext: HTTP/1 goes to the HTTP handlers, HTTP/2 with a gRPC content type to the services,
+//! other HTTP/2 is refused with 415. What a listener is made of is an enum, so that TLS and unix
+//! sockets have their place.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tower::Service;
+
+/// A connection's HTTP/1 header must be there within this time (contract 6.1).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
+/// HTTP/2 windows: a 1.5 MiB request needs no second round trip for flow control.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// As above, for all streams of a connection together.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes a stream buffers towards a slow client.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+/// Pause after a failed accept: the process is out of descriptors, or nearly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `host:port`, resolved when bound.
+    Tcp(String),
+    /// A unix socket's path.
+    Unix(std::path::PathBuf),
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A bound listener.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket; its file is removed with it.
+    Unix(UnixListener, std::path::PathBuf),
+}
+
+impl Listener {
+    /// Binds.
+    ///
+    /// # Errors
+    /// When the address is taken, malformed or not ours.
+    pub async fn bind(address: &ListenAddress) -> std::io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            ListenAddress::Unix(path) => {
+                // A socket file that nobody listens on is left over from an earlier run.
+                if std::os::unix::net::UnixStream::connect(path).is_err() {
+                    match std::fs::remove_file(path) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(error);
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(Self::Unix(UnixListener::bind(path)?, path.clone()))
+            }
+        }
+    }
+
+    /// The address that was bound, with the port the system chose.
+    #[must_use]
+    pub fn local_address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| String::new(), |address| address.to_string()),
+            Self::Unix(_, path) => path.display().to_string(),
+        }
+    }
+
+    async fn accept(&self) -> std::io::Result<Connection> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Connection {
+                    transport: Transport::Tcp(stream),
+                    peer: Some(peer),
+                })
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Connection {
+                    transport: Transport::Unix(stream),
+                    peer: None,
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            // Gone already is as good.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+struct Connection {
+    transport: Transport,
+    peer: Option<SocketAddr>,
+}
+
+/// The bytes of a connection.
+enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Settings of a port's connections.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Streams a connection may have open.
+    pub max_concurrent_streams: u32,
+    /// Server pings after this silence; none if absent.
+    pub keepalive_interval: Option<Duration>,
+    /// And closes after this one.
+    pub keepalive_timeout: Duration,
+    /// Connections at a time.
+    pub connections: Arc<Semaphore>,
+}
+
+/// Serves one listener until `stop`: new connections are refused then, open ones finish what they
+/// have begun.
+pub async fn serve<S>(
+    listener: Listener,
+    service: S,
+    options: ServeOptions,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    let builder = Arc::new(builder);
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&options.connections).acquire_owned() => permit,
+            () = stop.cancelled() => break,
+        };
+        let Ok(permit) = permit else { break };
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = stop.cancelled() => break,
+        };
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(error = %error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(service.clone());
+        let (builder, stop) = (Arc::clone(&builder), stop.clone());
+        tracker.spawn(async move {
+            let _permit = permit;
+            let peer = connection.peer;
+            let serving = builder.serve_connection(TokioIo::new(connection.transport), service);
+            let mut serving = std::pin::pin!(serving);
+            let result = tokio::select! {
+                result = serving.as_mut() => result,
+                () = stop.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            if let Err(error) = result {
+                tracing::debug!(remote = ?peer, error = %error, "connection ended");
+            }
+        });
+    }
+}
+
+/// Sends gRPC to the services and everything else to the HTTP handlers.
+#[derive(Clone)]
+pub struct Dispatch<G, H> {
+    grpc: G,
+    http: H,
+}
+
+impl<G, H> Dispatch<G, H> {
+    /// gRPC goes to `grpc`, the rest to `http`.
+    pub fn new(grpc: G, http: H) -> Self {
+        Self { grpc, http }
+    }
+}
+
+type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'static>>;
+
+impl<G, H> Service<Request<Incoming>> for Dispatch<G, H>
+where
+    G: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    G::Future: Send + 'static,
+    H: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    H::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.grpc.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> ResponseFuture {
+        let http2 = request.version() == http::Version::HTTP_2;
+        let grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        match (http2, grpc) {
+            (true, true) => Box::pin(self.grpc.call(request.map(|body| Body::new(body)))),
+            (true, false) => Box::pin(async {
+                Ok(text(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "content type is not gRPC\n",
+                ))
+            }),
+            (false, _) => Box::pin(self.http.call(request)),
+        }
+    }
+}
+
+/// A plain text response.
+#[must_use]
+pub fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
+    let body = http_body_util::Full::new(bytes::Bytes::from(body.into()));
+    let mut response = Response::new(Body::new(body.map_err(|never| match never {})));
+    *response.status_mut() = status;
+    let content_type = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}

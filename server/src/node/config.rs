@@ -1,0 +1,70 @@
+//! What a node needs to know, whatever it was configured with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of a node. Flags, environment and file are resolved into it (contract 5).
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This member's name.
+    pub name: String,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where the log is kept, if elsewhere.
+    pub wal_dir: Option<PathBuf>,
+    /// Where peers reach this member.
+    pub advertise_peer_urls: Vec<String>,
+    /// Where clients reach this member; published to the others.
+    pub advertise_client_urls: Vec<String>,
+    /// Names and peer URLs of the members at bootstrap.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// Keeps clusters apart that bootstrap with the same URLs.
+    pub initial_cluster_token: String,
+    /// Heartbeat interval.
+    pub heartbeat_interval: Duration,
+    /// Election timeout.
+    pub election_timeout: Duration,
+    /// Whether elections begin with a pre-vote.
+    pub pre_vote: bool,
+    /// Commands between checkpoints.
+    pub snapshot_count: u64,
+    /// Commands kept in the log behind a checkpoint.
+    pub snapshot_catchup_entries: u64,
+    /// Largest proposal in bytes.
+    pub max_request_bytes: usize,
+    /// Operations in a transaction.
+    pub max_txn_ops: usize,
+    /// Largest store in bytes; 0 turns the quota off.
+    pub quota_backend_bytes: u64,
+    /// Period of watch progress.
+    pub watch_progress_notify_interval: Duration,
+    /// When compaction happens by itself.
+    pub auto_compaction: AutoCompaction,
+    /// Revisions removed in one step of a compaction.
+    pub compaction_batch_limit: usize,
+    /// Pause between the steps.
+    pub compaction_sleep_interval: Duration,
+    /// Applying a request for longer is logged.
+    pub warning_apply_duration: Duration,
+    /// Turns fsync off: data is lost with the power.
+    pub unsafe_no_fsync: bool,
+}
+
+/// Compaction by itself (contract 2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// None.
+    Off,
+    /// Keeps this much time.
+    Periodic(Duration),
+    /// Keeps this many revisions.
+    Revision(i64),
+}
+
+impl NodeConfig {
+    /// How long a request may take: 5 s and two election timeouts (contract 2.1).
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout
+    }
+}

@@ -1,0 +1,351 @@
+//! What a follower asks of the leader on behalf of its clients, over one stream a leader.
+//!
+//! - Many requests share a message and a stream; answers come in any order, by id.
+//! - A proposal's outcome is not sent back: the follower's own apply answers its client. What comes
+//!   back for it is an error, or the index.
+//! - When the stream breaks, every request on it is told at once. Clients of a leader that died do
+//!   not wait out the request timeout (contract 9).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures::StreamExt as _;
+use keelson_proto::error::Error;
+use keelson_proto::keelsonpb::{
+    self, ForwardItem, ForwardRequest, forward_item, forward_result, leader_client::LeaderClient,
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::raft::network::Network;
+use crate::raft::peers::{Peers, Purpose};
+use crate::raft::waiters::{Forwarded, ProposeError, from_proto};
+
+/// Requests that wait to be sent. Above it they wait for room.
+const QUEUE_MAX: usize = 16 * 1024;
+/// Requests in one message.
+const ITEMS_MAX: usize = 1024;
+/// Bytes of proposals in one message, unless a single one is larger.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Messages that are encoded and not yet taken by the transport.
+const MESSAGES_MAX: usize = 4;
+
+/// Why a request to the leader failed.
+#[derive(Debug)]
+pub enum ForwardError {
+    /// The leader refused it.
+    Refused(keelsonpb::ForwardError),
+    /// The stream to the leader broke.
+    Lost,
+}
+
+/// Sends requests to the leader. Cheap to clone.
+#[derive(Clone)]
+pub struct Forwarder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    network: Network,
+    peers: Arc<Peers>,
+    forwarded: Arc<Forwarded>,
+    next_id: AtomicU64,
+    stream: Mutex<Option<Stream>>,
+}
+
+/// The stream to one leader.
+#[derive(Clone)]
+struct Stream {
+    leader: u64,
+    items: mpsc::Sender<ForwardItem>,
+    pending: Arc<Mutex<Pending>>,
+    /// Requests may have been sent.
+    open: Arc<AtomicBool>,
+}
+
+/// Requests on a stream that are not answered; `None` once the stream has broken.
+type Pending = Option<HashMap<u64, Request>>;
+
+enum Request {
+    /// A proposal, by its request id: apply answers it.
+    Propose(u64),
+    /// Anything that the leader answers itself.
+    Ask(oneshot::Sender<Result<forward_result::Result, ForwardError>>),
+}
+
+impl Forwarder {
+    /// Sends to the leaders reached through `peers`; outcomes of proposals go to `forwarded`.
+    #[must_use]
+    pub fn new(network: Network, peers: Arc<Peers>, forwarded: Arc<Forwarded>) -> Self {
+        let inner = Inner {
+            network,
+            peers,
+            forwarded,
+            next_id: AtomicU64::new(1),
+            stream: Mutex::new(None),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Forwards an encoded command. Its outcome, or its failure, goes to the waiter that stands in
+    /// [`Forwarded`] under `request_id`.
+    pub async fn propose(&self, leader: u64, request_id: u64, command: bytes::Bytes) {
+        let request = forward_item::Request::Propose(command);
+        if self
+            .send(leader, request, Request::Propose(request_id))
+            .await
+            .is_err()
+        {
+            // Nothing was sent.
+            self.inner
+                .fail_proposal(request_id, ProposeError::Definite(Error::NotLeader));
+        }
+    }
+
+    /// Asks for an index that every write acknowledged so far is at or below.
+    ///
+    /// # Errors
+    /// When the leader refuses or is lost.
+    pub async fn read_index(&self, leader: u64) -> Result<forward_result::Result, ForwardError> {
+        self.ask(
+            leader,
+            forward_item::Request::ReadIndex(keelsonpb::ReadIndex {}),
+        )
+        .await
+    }
+
+    /// Renews a lease on the leader.
+    ///
+    /// # Errors
+    /// When the leader refuses or is lost.
+    pub async fn lease_renew(
+        &self,
+        leader: u64,
+        id: i64,
+    ) -> Result<forward_result::Result, ForwardError> {
+        self.ask(leader, forward_item::Request::LeaseRenew(id))
+            .await
+    }
+
+    /// Asks the leader for a lease's remaining time.
+    ///
+    /// # Errors
+    /// When the leader refuses or is lost.
+    pub async fn lease_time_to_live(
+        &self,
+        leader: u64,
+        id: i64,
+    ) -> Result<forward_result::Result, ForwardError> {
+        self.ask(leader, forward_item::Request::LeaseTimeToLive(id))
+            .await
+    }
+
+    /// The stream to a leader that is known to be gone is given up, and with it what waits on it.
+    pub fn leader_changed(&self, leader: Option<u64>) {
+        let gone = {
+            let mut current = self.inner.stream.lock();
+            current.take_if(|stream| Some(stream.leader) != leader)
+        };
+        if let Some(stream) = gone {
+            self.inner.give_up(&stream);
+        }
+    }
+
+    async fn ask(
+        &self,
+        leader: u64,
+        request: forward_item::Request,
+    ) -> Result<forward_result::Result, ForwardError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(leader, request, Request::Ask(sender)).await?;
+        receiver.await.unwrap_or(Err(ForwardError::Lost))
+    }
+
+    async fn send(
+        &self,
+        leader: u64,
+        request: forward_item::Request,
+        waiting: Request,
+    ) -> Result<(), ForwardError> {
+        let stream = self.stream(leader);
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        match stream.pending.lock().as_mut() {
+            Some(pending) => pending.insert(id, waiting),
+            None => return Err(ForwardError::Lost),
+        };
+        let item = ForwardItem {
+            id,
+            request: Some(request),
+        };
+        if stream.items.send(item).await.is_err() {
+            // If the entry is still there nobody else has answered it.
+            return match stream
+                .pending
+                .lock()
+                .as_mut()
+                .and_then(|pending| pending.remove(&id))
+            {
+                Some(_) => Err(ForwardError::Lost),
+                None => Ok(()),
+            };
+        }
+        Ok(())
+    }
+
+    fn stream(&self, leader: u64) -> Stream {
+        let mut current = self.inner.stream.lock();
+        if let Some(stream) = &*current
+            && stream.leader == leader
+            && !stream.items.is_closed()
+        {
+            return stream.clone();
+        }
+        let (items, receiver) = mpsc::channel(QUEUE_MAX);
+        let pending = Arc::new(Mutex::new(Some(HashMap::new())));
+        let stream = Stream {
+            leader,
+            items,
+            pending,
+            open: Arc::default(),
+        };
+        let replaced = current.replace(stream.clone());
+        drop(current);
+        if let Some(replaced) = replaced {
+            self.inner.give_up(&replaced);
+        }
+        tokio::spawn(run_stream(
+            Arc::clone(&self.inner),
+            stream.clone(),
+            receiver,
+        ));
+        stream
+    }
+}
+
+/// One stream's life: requests out, answers in, and at the end everything pending is told.
+async fn run_stream(inner: Arc<Inner>, stream: Stream, items: mpsc::Receiver<ForwardItem>) {
+    if let Err(error) = exchange(&inner, &stream, items).await {
+        let leader = format!("{:x}", stream.leader);
+        tracing::debug!(leader, error = %error, "stream to the leader ended");
+    }
+    inner.give_up(&stream);
+}
+
+async fn exchange(
+    inner: &Inner,
+    stream: &Stream,
+    items: mpsc::Receiver<ForwardItem>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let channel = inner.peers.channel(stream.leader, Purpose::Forward)?;
+    let limit = crate::raft::network::MESSAGE_BYTES_MAX;
+    let mut client = LeaderClient::new(channel)
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit);
+    let (messages, outbound) = mpsc::channel(MESSAGES_MAX);
+    let request = inner
+        .network
+        .request(stream.leader, ReceiverStream::new(outbound));
+    let mut inbound = client.forward(request).await?.into_inner();
+    // From here on requests are sent; before, none was.
+    stream.open.store(true, Ordering::Release);
+    let packing = pack(items, messages);
+    let receiving = async {
+        while let Some(message) = inbound.next().await {
+            for result in message?.items {
+                inner.answer(stream, result);
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        () = packing => Ok(()),
+        received = receiving => received,
+    }
+}
+
+/// Packs what waits into messages.
+async fn pack(mut items: mpsc::Receiver<ForwardItem>, messages: mpsc::Sender<ForwardRequest>) {
+    let mut held = None;
+    loop {
+        let first = match held.take() {
+            Some(item) => item,
+            None => match items.recv().await {
+                Some(item) => item,
+                None => return,
+            },
+        };
+        let mut bytes = proposal_bytes(&first);
+        let mut message = ForwardRequest { items: vec![first] };
+        while message.items.len() < ITEMS_MAX {
+            let Ok(item) = items.try_recv() else { break };
+            bytes += proposal_bytes(&item);
+            if bytes > MESSAGE_BYTES_MAX {
+                held = Some(item);
+                break;
+            }
+            message.items.push(item);
+        }
+        if messages.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn proposal_bytes(item: &ForwardItem) -> usize {
+    match &item.request {
+        Some(forward_item::Request::Propose(command)) => command.len(),
+        _ => 0,
+    }
+}
+
+impl Inner {
+    fn answer(&self, stream: &Stream, result: keelsonpb::ForwardResult) {
+        let request = stream
+            .pending
+            .lock()
+            .as_mut()
+            .and_then(|map| map.remove(&result.id));
+        match (request, result.result) {
+            (Some(Request::Propose(request_id)), Some(forward_result::Result::Error(error))) => {
+                self.fail_proposal(request_id, from_proto(&error));
+            }
+            // Applied there, or about to be applied here: apply answers.
+            (Some(Request::Propose(_)) | None, _) => {}
+            (Some(Request::Ask(sender)), Some(forward_result::Result::Error(error))) => {
+                drop(sender.send(Err(ForwardError::Refused(error))));
+            }
+            (Some(Request::Ask(sender)), Some(result)) => drop(sender.send(Ok(result))),
+            (Some(Request::Ask(sender)), None) => drop(sender.send(Err(ForwardError::Lost))),
+        }
+    }
+
+    fn give_up(&self, stream: &Stream) {
+        let Some(pending) = stream.pending.lock().take() else {
+            return;
+        };
+        for request in pending.into_values() {
+            match request {
+                Request::Propose(request_id) => {
+                    let error = if stream.open.load(Ordering::Acquire) {
+                        ProposeError::Indefinite(Error::TimeoutDueToConnectionLost)
+                    } else {
+                        ProposeError::Definite(Error::NotLeader)
+                    };
+                    self.fail_proposal(request_id, error);
+                }
+                Request::Ask(sender) => drop(sender.send(Err(ForwardError::Lost))),
+            }
+        }
+    }
+
+    fn fail_proposal(&self, request_id: u64, error: ProposeError) {
+        if let Some(waiter) = self.forwarded.take(request_id) {
+            // A caller that has gone is not told.
+            drop(waiter.send(Err(error)));
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! A member: what the API asks, answered over Raft and the state (design 1, 3).
+//!
+//! | file | what |
+//! |---|---|
+//! | [`start`] | opening the data directory, bootstrap, joining, publishing itself |
+//! | [`propose`], [`forward`], [`forward_service`] | the way of a write |
+//! | [`read_index`] | the way of a linearizable read |
+//! | [`lessor`], [`leases`] | remaining times of leases, expiry |
+//! | [`compactor`] | removal in the background, compaction by itself |
+//! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
+//! | [`watch_hub`] | watch shards |
+//! | [`status`] | what is known of the cluster right now |
+//! | [`stop`] | handing over leadership, ending |
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use keelson_proto::error::Error;
+use keelson_proto::etcdserverpb::{AlarmType, Member, RangeRequest, TxnRequest};
+use keelson_proto::keelsonpb::{Command, command::Request};
+use keelson_proto::raw;
+use keelson_state::apply::{Outcome, Response};
+use keelson_state::error::ApplyError;
+use keelson_state::mvcc::stream::RangeStream;
+use keelson_state::reader::Reader;
+use keelson_state::store::KeeperHandle;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::raft::service::Raft;
+use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
+
+pub mod checkpoints;
+pub mod compactor;
+pub mod config;
+pub mod error;
+pub mod forward;
+pub mod forward_service;
+pub mod leases;
+pub mod lessor;
+pub mod observer;
+pub mod propose;
+pub mod quota;
+pub mod read_index;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod watch_hub;
+
+use config::NodeConfig;
+use error::NodeError;
+use forward::Forwarder;
+use lessor::Lessor;
+use propose::Proposal;
+use read_index::ReadIndexSender;
+use status::NodeStatus;
+use watch_hub::WatchHub;
+
+/// Entries between committed and applied above which proposals are refused (contract 2.1).
+const APPLY_LAG_MAX: u64 = 5000;
+/// Pause before a proposal that certainly was not appended is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Room of a stored record beside its value: revisions, version, lease, lengths.
+const KEY_OVERHEAD_BYTES: usize = 64;
+
+/// A member of a cluster.
+pub struct Node {
+    config: NodeConfig,
+    raft: Raft,
+    reader: Reader,
+    keeper: KeeperHandle,
+    status: Arc<NodeStatus>,
+    proposals: mpsc::Sender<Proposal>,
+    reads: mpsc::Sender<ReadIndexSender>,
+    forwarder: Forwarder,
+    forwarded: Arc<Forwarded>,
+    lessor: Arc<Lessor>,
+    watch_hub: WatchHub,
+    state: Arc<crate::raft::state_machine::Shared>,
+    next_request_id: AtomicU64,
+    /// Proposals' cost that is not yet part of the store's size (contract 2.6).
+    quota: quota::Quota,
+    compaction_wake: Arc<tokio::sync::Notify>,
+    /// The last compaction whose removal has finished.
+    compaction_finished: tokio::sync::watch::Sender<i64>,
+    metrics: Arc<dyn observer::NodeMetrics>,
+    streams_ended: CancellationToken,
+    stopping: CancellationToken,
+    peers_stopping: CancellationToken,
+    intake_closed: AtomicBool,
+    /// What ends after everything else.
+    runtime: start::Runtime,
+}
+
+impl Node {
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// What is known of the cluster.
+    #[must_use]
+    pub fn status(&self) -> &Arc<NodeStatus> {
+        &self.status
+    }
+
+    /// Reads of the local state.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// openraft.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Watch shards.
+    #[must_use]
+    pub fn watch_hub(&self) -> &WatchHub {
+        &self.watch_hub
+    }
+
+    /// Remaining times of leases.
+    #[must_use]
+    pub fn lessor(&self) -> &Lessor {
+        &self.lessor
+    }
+
+    /// Whether an alarm stands anywhere.
+    #[must_use]
+    pub fn alarm_stands(&self, alarm: AlarmType) -> bool {
+        !self.reader.alarms(alarm.into()).is_empty()
+    }
+
+    /// Whether this member is a learner.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        let id = self.status.member_id();
+        self.status.with_metrics(|metrics| {
+            let membership = metrics.membership_config.membership();
+            let node = membership.get_node(&id);
+            !membership.voter_ids().any(|voter| voter == id)
+                && node.is_some_and(|node| !node.pending_voter)
+        })
+    }
+
+    /// The cluster version, once it is decided.
+    #[must_use]
+    pub fn cluster_version(&self) -> Option<String> {
+        self.reader
+            .members(|members| members.cluster_version().map(str::to_owned))
+    }
+
+    /// The quota in bytes; 0 if there is none.
+    #[must_use]
+    pub fn quota_bytes(&self) -> u64 {
+        self.config.quota_backend_bytes
+    }
+
+    /// The members, sorted by id: membership joined with what they published (design R10).
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        let membership = self
+            .status
+            .with_metrics(|metrics| Arc::clone(&metrics.membership_config));
+        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        self.reader.members(|published| {
+            membership
+                .membership()
+                .nodes()
+                .map(|(id, node)| {
+                    let attributes = published.attributes(*id);
+                    Member {
+                        id: *id,
+                        name: attributes.map(|a| a.name.clone()).unwrap_or_default(),
+                        peer_ur_ls: node.peer_urls.clone(),
+                        client_ur_ls: attributes
+                            .map(|a| a.client_urls.clone())
+                            .unwrap_or_default(),
+                        is_learner: !voters.contains(id) && !node.pending_voter,
+                    }
+                })
+                .collect()
+        })
+    }
+
+    /// Waits until every write acknowledged so far can be read here.
+    ///
+    /// # Errors
+    /// LeaderChanged, Timeout.
+    pub async fn linearize(&self) -> Result<(), NodeError> {
+        if self.status.leads_alone() {
+            return Ok(());
+        }
+        let wait = async {
+            let (sender, receiver) = oneshot::channel();
+            self.reads.send(sender).await.map_err(|_| Error::Stopped)?;
+            let index = receiver.await.map_err(|_| Error::Stopped)??;
+            self.status.applied().wait(index).await;
+            Ok(())
+        };
+        match tokio::time::timeout(self.config.request_timeout(), wait).await {
+            Ok(result) => result,
+            Err(_) => Err(self.timeout_error().into()),
+        }
+    }
+
+    /// Serves a range, linearizably unless it asks otherwise.
+    ///
+    /// # Errors
+    /// Those of contract 2.2.
+    pub async fn range(&self, request: RangeRequest) -> Result<raw::RangeResponse, Status> {
+        if !request.serializable {
+            self.linearize().await?;
+        }
+        match ended(self.reader.prepare_range(&request))?.finish_cached() {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(prepared)) => blocking(move || prepared.finish()).await,
+            Err(error) => Err(refusal(error).into()),
+        }
+    }
+
+    /// Serves a transaction of ranges only.
+    ///
+    /// # Errors
+    /// Those of contract 2.5.
+    pub async fn read_only_txn(
+        &self,
+        request: TxnRequest,
+        serializable: bool,
+    ) -> Result<raw::TxnResponse, Status> {
+        if !serializable {
+            self.linearize().await?;
+        }
+        let reader = self.reader.clone();
+        blocking(move || reader.txn(&request)).await
+    }
+
+    /// Opens a range that is read in chunks.
+    ///
+    /// # Errors
+    /// Those of contract 2.3.
+    pub async fn range_stream(&self, request: &RangeRequest) -> Result<RangeStream, Status> {
+        if !request.serializable {
+            self.linearize().await?;
+        }
+        ended(self.reader.range_stream(request))
+    }
+
+    /// Replicates a request and gives its response.
+    ///
+    /// # Errors
+    /// What apply refuses, and those of contract 2.1 for what does not get there.
+    pub async fn propose(&self, request: Request) -> Result<Response, NodeError> {
+        if self.intake_closed.load(Ordering::Acquire) {
+            return Err(Error::Stopped.into());
+        }
+        let reservation = self.quota.admit(self, &request).await?;
+        let result = self.propose_unchecked(request).await;
+        drop(reservation);
+        result
+    }
+
+    /// As [`Node::propose`], without the quota: for the member's own commands.
+    ///
+    /// # Errors
+    /// As [`Node::propose`].
+    pub async fn propose_unchecked(&self, request: Request) -> Result<Response, NodeError> {
+        let command = Command {
+            request_id: self.next_request_id.fetch_add(1, Ordering::Relaxed),
+            user: String::new(),
+            auth_revision: 0,
+            request: Some(request),
+        };
+        if command.encoded_len() > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
+            return Err(Error::RequestTooLarge.into());
+        }
+        self.check_lag()?;
+        let began = tokio::time::Instant::now();
+        let timeout = self.config.request_timeout();
+        let outcome = match tokio::time::timeout(timeout, self.replicate(command)).await {
+            Ok(outcome) => outcome?,
+            Err(_) if self.status.leader().leader.is_none() => {
+                return Err(NodeError::DeadlineExceeded);
+            }
+            Err(_) => return Err(self.timeout_error_since(began).into()),
+        };
+        let reply = outcome.map_err(NodeError::Etcd)?;
+        let response = if reply.needs_disk() {
+            tokio::task::spawn_blocking(move || reply.resolve())
+                .await
+                .map_err(|error| NodeError::Other(error.to_string()))?
+        } else {
+            reply.resolve()
+        };
+        response.map_err(|error| refusal(error).into())
+    }
+
+    /// Refuses proposals while apply is far behind.
+    fn check_lag(&self) -> Result<(), NodeError> {
+        let committed = self.status.with_metrics(|metrics| {
+            metrics
+                .local_committed
+                .as_ref()
+                .map_or(0, openraft::LogId::index)
+        });
+        if committed > self.status.applied().index() + APPLY_LAG_MAX {
+            return Err(Error::RequestTooManyRequests.into());
+        }
+        Ok(())
+    }
+
+    /// Gets a command into the log, through the leader if that is another member. What certainly
+    /// was not appended is tried again until the caller's timeout.
+    async fn replicate(&self, command: Command) -> Result<Outcome, NodeError> {
+        loop {
+            let view = self.status.leader();
+            let answer = if self.raft.is_leader() {
+                self.propose_here(command.clone()).await
+            } else if let Some(leader) = view.leader {
+                self.propose_through(leader, &command).await
+            } else {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            };
+            match answer {
+                Ok(outcome) => return Ok(outcome),
+                Err(ProposeError::Definite(Error::NotLeader | Error::NoLeader)) => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(ProposeError::Definite(error) | ProposeError::Indefinite(error)) => {
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    async fn propose_here(&self, command: Command) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        self.enqueue(Proposal {
+            command,
+            waiter: Waiter::Local(sender),
+        })
+        .await;
+        receiver
+            .await
+            .unwrap_or(Err(ProposeError::Indefinite(Error::Stopped)))
+    }
+
+    async fn propose_through(&self, leader: u64, command: &Command) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        let id = command.request_id;
+        self.forwarded.insert(id, sender);
+        // A caller that goes away takes its waiter along.
+        let _guard = ForwardedGuard {
+            forwarded: &self.forwarded,
+            id,
+        };
+        self.forwarder
+            .propose(leader, id, command.encode_to_vec().into())
+            .await;
+        receiver
+            .await
+            .unwrap_or(Err(ProposeError::Indefinite(Error::Stopped)))
+    }
+
+    /// Queues a proposal for the next batch.
+    pub async fn enqueue(&self, proposal: Proposal) {
+        if let Err(mpsc::error::SendError(proposal)) = self.proposals.send(proposal).await {
+            proposal
+                .waiter
+                .failed(ProposeError::Indefinite(Error::Stopped));
+        }
+    }
+
+    fn timeout_error(&self) -> Error {
+        self.timeout_error_since(tokio::time::Instant::now())
+    }
+
+    /// Which of the timeout texts applies (contract 2.1).
+    fn timeout_error_since(&self, began: tokio::time::Instant) -> Error {
+        if self
+            .status
+            .became_leader_after(began, 2 * self.config.election_timeout)
+        {
+            return Error::TimeoutDueToLeaderFail;
+        }
+        if self.status.leader().leader.is_none() {
+            return Error::TimeoutDueToConnectionLost;
+        }
+        Error::Timeout
+    }
+
+    /// Wakes the background removal of compacted revisions.
+    pub fn wake_compaction(&self) {
+        self.compaction_wake.notify_one();
+    }
+}
+
+struct ForwardedGuard<'a> {
+    forwarded: &'a Forwarded,
+    id: u64,
+}
+
+impl Drop for ForwardedGuard<'_> {
+    fn drop(&mut self) {
+        drop(self.forwarded.take(self.id));
+    }
+}
+
+/// What the client is told of an error of the state; one that is not deterministic ends the process
+/// (design R4).
+pub fn refusal(error: ApplyError) -> Error {
+    match error {
+        ApplyError::Refused(error) => error,
+        error => crate::fatal("read state", &error),
+    }
+}
+
+/// Maps the error of a read.
+///
+/// # Errors
+/// The refusal.
+pub fn ended<T>(result: Result<T, ApplyError>) -> Result<T, Status> {
+    result.map_err(|error| refusal(error).into())
+}
+
+/// Runs a read that may wait for the disk on the blocking pool.
+///
+/// # Errors
+/// The read's refusal.
+pub async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
+) -> Result<T, Status> {
+    let result = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?;
+    ended(result)
+}

@@ -1,0 +1,621 @@
+//! Opening a member: data directory, bootstrap, Raft, and joining the cluster (contract 4.1, 4.2).
+//!
+//! Raft's core, the peer service and its connections run on a runtime of their own, so that client
+//! load cannot delay heartbeats (design 7).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use keelson_proto::keelsonpb::{
+    self, ClusterVersion, MemberAttributes, command::Request, leader_server::LeaderServer,
+    raft_client::RaftClient, raft_server::RaftServer,
+};
+use keelson_state::apply::{State, StateOptions};
+use keelson_state::store::{RealDisk, StoreError, StoreOptions};
+use keelson_state::watch::{HistoryJob, HistoryPart, Ring, WatchSink};
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{Config, SnapshotPolicy};
+use rand::Rng as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::config::NodeConfig;
+use super::forward::Forwarder;
+use super::forward_service::LeaderService;
+use super::lessor::Lessor;
+use super::observer::{NodeMetrics, Observer};
+use super::quota::Quota;
+use super::status::NodeStatus;
+use super::watch_hub::{History, WatchHub};
+use super::{Node, checkpoints, compactor, leases, propose, read_index};
+use crate::raft::applied::AppliedIndex;
+use crate::raft::bootstrap;
+use crate::raft::identity::Identity;
+use crate::raft::leadership::{Leadership, MetricsReceiver};
+use crate::raft::log_store::LogStore;
+use crate::raft::network::{MESSAGE_BYTES_MAX, Network, PROTOCOL_VERSION};
+use crate::raft::peers::{Peers, Purpose};
+use crate::raft::service::{PeerContext, Raft, RaftService};
+use crate::raft::state_machine::{CommandCount, Shared, StateMachine};
+use crate::raft::types::{Membership, Node as RaftNode};
+use crate::raft::waiters::Forwarded;
+use crate::raft::wal::{SyncObserver, WalOptions, open_sled};
+
+/// Threads of the raft runtime: the core, and the peers' connections beside it.
+const RAFT_THREADS: usize = 2;
+/// News of checkpoints that wait; the newest says it all.
+const CHECKPOINT_NEWS_MAX: usize = 4;
+/// How long a peer may take to say whether it knows this member, before bootstrap.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause between attempts to publish this member.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// Entries in one append request: with batches of commands that is plenty.
+const PAYLOAD_ENTRIES_MAX: u64 = 64;
+/// Messages that wait for Raft's core.
+const RAFT_QUEUE_MAX: u64 = 1024;
+
+/// What outlives the node's tasks: the raft runtime and the log.
+pub struct Runtime {
+    raft: Option<tokio::runtime::Runtime>,
+    pub(super) log: LogStore,
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // Dropping a runtime inside another one panics; its tasks have been stopped before.
+        if let Some(runtime) = self.raft.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Numbers that a node gives.
+pub struct NodeObservers {
+    /// Of apply and checkpoints.
+    pub metrics: Arc<dyn NodeMetrics>,
+    /// Of the log.
+    pub wal: Arc<dyn SyncObserver>,
+}
+
+impl Node {
+    /// Opens the data directory, starts Raft and its tasks, and serves peers on `peer_listeners`.
+    /// The member has not joined yet: see [`Node::publish`].
+    ///
+    /// # Errors
+    /// When the data directory cannot be opened or contradicts itself, or when this member has been
+    /// part of the cluster before and comes back without its data.
+    pub async fn start(
+        config: NodeConfig,
+        peer_listeners: Vec<TcpListener>,
+        observers: NodeObservers,
+    ) -> Result<Arc<Self>> {
+        let directories = Directories::new(&config);
+        directories.create()?;
+        let wal_options = WalOptions {
+            unsafe_no_fsync: config.unsafe_no_fsync,
+            observer: Some(observers.wal),
+        };
+        let wal = open_sled(&directories.wal, wal_options)
+            .with_context(|| format!("cannot open the log in {}", directories.wal.display()))?;
+        let log = LogStore::new(wal).context("cannot read the log")?;
+        let (identity, members) = identify(&config, &directories, &log).await?;
+        let raft_runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()
+            .context("cannot start the raft runtime")?;
+        let handle = raft_runtime.handle().clone();
+        let runtime = Runtime {
+            raft: Some(raft_runtime),
+            log,
+        };
+        let metrics = observers.metrics;
+        let opening = open(
+            config,
+            directories,
+            identity,
+            members,
+            runtime,
+            metrics,
+            peer_listeners,
+        );
+        handle
+            .spawn(opening)
+            .await
+            .context("starting the member panicked")?
+    }
+
+    /// Publishes this member's name and client URLs through the log: it has then joined, and there
+    /// is a leader (contract 4.2).
+    ///
+    /// # Errors
+    /// When the member is stopped meanwhile.
+    pub async fn publish(&self) -> Result<()> {
+        loop {
+            let attributes = MemberAttributes {
+                member_id: self.status.member_id(),
+                name: self.config.name.clone(),
+                client_urls: self.config.advertise_client_urls.clone(),
+            };
+            tokio::select! {
+                published = self.propose_unchecked(Request::MemberAttributes(attributes)) => {
+                    match published {
+                        Ok(_) => break,
+                        Err(error) => tracing::warn!(
+                            error = %error,
+                            "failed to publish local member to cluster through raft"
+                        ),
+                    }
+                }
+                () = self.stopping.cancelled() => bail!("stopped before it joined the cluster"),
+            }
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+        }
+        tracing::info!(
+            "local-member-id" = format!("{:x}", self.status.member_id()),
+            "cluster-id" = format!("{:x}", self.status.cluster_id()),
+            "publish-timeout" = ?self.config.request_timeout(),
+            "published local member to cluster through raft"
+        );
+        Ok(())
+    }
+}
+
+/// Where a member keeps what.
+struct Directories {
+    member: PathBuf,
+    store: PathBuf,
+    wal: PathBuf,
+}
+
+impl Directories {
+    fn new(config: &NodeConfig) -> Self {
+        let member = config.data_dir.join("member");
+        Self {
+            store: member.join("store"),
+            wal: config.wal_dir.clone().unwrap_or_else(|| member.join("wal")),
+            member,
+        }
+    }
+
+    /// Creates what is missing, for the owner only.
+    fn create(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        for path in [&self.member, &self.store, &self.wal] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        sync_directory(&self.member)
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    std::fs::File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("cannot sync {}", path.display()))
+}
+
+/// The members of a bootstrap; absent on a restart.
+type Bootstrap = Option<BTreeMap<u64, RaftNode>>;
+
+/// Who this member is: what its data directory says, or what `--initial-cluster` makes it.
+async fn identify(
+    config: &NodeConfig,
+    directories: &Directories,
+    log: &LogStore,
+) -> Result<(Identity, Bootstrap)> {
+    if let Some(identity) = Identity::read(&directories.member)? {
+        return Ok((identity, bootstrap_members_if_unstarted(config, log)));
+    }
+    let (last, purged) = log.ends();
+    if last.is_some() || purged.is_some() {
+        bail!(
+            "{} holds a log but no identity: it is not a complete data directory",
+            directories.member.display()
+        );
+    }
+    let members = bootstrap_members(config);
+    let local = members
+        .iter()
+        .find(|(_, (name, _))| *name == config.name)
+        .map(|(id, _)| *id)
+        .ok_or_else(|| {
+            anyhow!(
+                "couldn't find local name {:?} in the initial cluster",
+                config.name
+            )
+        })?;
+    let identity = Identity {
+        member_id: local,
+        cluster_id: bootstrap::cluster_id(members.keys().copied()),
+    };
+    ask_peers(&identity, &members).await?;
+    identity.write(&directories.member)?;
+    Ok((identity, Some(raft_nodes(members))))
+}
+
+fn bootstrap_members(config: &NodeConfig) -> BTreeMap<u64, (&str, Vec<String>)> {
+    let cluster = config
+        .initial_cluster
+        .iter()
+        .map(|(name, urls)| (name.as_str(), urls.clone()));
+    bootstrap::members(cluster, &config.initial_cluster_token)
+}
+
+fn raft_nodes(members: BTreeMap<u64, (&str, Vec<String>)>) -> BTreeMap<u64, RaftNode> {
+    members
+        .into_iter()
+        .map(|(id, (_, peer_urls))| {
+            (
+                id,
+                RaftNode {
+                    peer_urls,
+                    pending_voter: false,
+                },
+            )
+        })
+        .collect()
+}
+
+/// A member that stopped before its log got its first entry bootstraps again.
+fn bootstrap_members_if_unstarted(config: &NodeConfig, log: &LogStore) -> Bootstrap {
+    let (last, purged) = log.ends();
+    (last.is_none() && purged.is_none()).then(|| raft_nodes(bootstrap_members(config)))
+}
+
+/// Refuses to bootstrap a member that its peers know: it has lost its data, and could vote
+/// acknowledged writes away (design R10, openraft-notes 7).
+async fn ask_peers(
+    identity: &Identity,
+    members: &BTreeMap<u64, (&str, Vec<String>)>,
+) -> Result<()> {
+    let peers = Peers::new(identity.member_id);
+    let nodes = raft_nodes(members.clone());
+    let ids = nodes.keys().copied().collect();
+    let membership = Membership::new(vec![ids], nodes).context("impossible initial cluster")?;
+    peers.set(&membership);
+    for id in members
+        .keys()
+        .copied()
+        .filter(|id| *id != identity.member_id)
+    {
+        let channel = peers.channel(id, Purpose::Control)?;
+        let mut request = tonic::Request::new(keelsonpb::HelloRequest {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id: identity.cluster_id,
+            from: identity.member_id,
+            to: id,
+            server_version: keelson_proto::SERVER_VERSION.to_owned(),
+        });
+        request.set_timeout(HELLO_TIMEOUT);
+        let mut client = RaftClient::new(channel);
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, client.hello(request)).await;
+        let Ok(Ok(hello)) = hello else { continue };
+        let hello = hello.into_inner();
+        if hello.cluster_id != identity.cluster_id {
+            bail!(
+                "peer {id:x} belongs to cluster {:x}, not to {:x}",
+                hello.cluster_id,
+                identity.cluster_id
+            );
+        }
+        if hello.removed {
+            bail!("{}", crate::raft::service::REMOVED);
+        }
+        if hello.published {
+            bail!(
+                "member {:x} has already been bootstrapped; it cannot start again without its data",
+                identity.member_id
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Everything that happens on the raft runtime.
+async fn open(
+    config: NodeConfig,
+    directories: Directories,
+    identity: Identity,
+    members: Bootstrap,
+    runtime: Runtime,
+    metrics: Arc<dyn NodeMetrics>,
+    peer_listeners: Vec<TcpListener>,
+) -> Result<Arc<Node>> {
+    let ring = Arc::new(Ring::new(0));
+    let store_reader = Arc::new(OnceLock::new());
+    let (installs, install_news) = watch::channel(0);
+    let sink = WatchSink::new(
+        Arc::clone(&ring),
+        Arc::clone(&store_reader),
+        Box::new(move |revision| {
+            installs.send_replace(revision);
+        }),
+    );
+    let options = StateOptions {
+        store: StoreOptions::new(&directories.store),
+        disk: Arc::new(RealDisk),
+        sink: Box::new(sink),
+    };
+    let mut state = tokio::task::spawn_blocking(move || State::open(options))
+        .await?
+        .with_context(|| format!("cannot open the store in {}", directories.store.display()))?;
+    state.set_cluster_id(identity.cluster_id);
+    check_continuity(&state, &runtime.log)?;
+    let reader = state.reader();
+    drop(store_reader.set(reader.history().store().clone()));
+    ring.reset(reader.current_revision());
+
+    let peers = Arc::new(Peers::new(identity.member_id));
+    let applied = Arc::new(AppliedIndex::default());
+    let forwarded = Arc::new(Forwarded::default());
+    let lessor = Arc::new(Lessor::default());
+    let compaction_wake = Arc::new(Notify::new());
+    let leadership = Arc::new(Leadership::new(identity.member_id, config.election_timeout));
+    let (visible, visible_news) = watch::channel(reader.current_revision());
+    let (checkpoint_sender, checkpoint_news) = mpsc::channel(CHECKPOINT_NEWS_MAX);
+    let observer = Observer {
+        lessor: Arc::clone(&lessor),
+        compaction: Arc::clone(&compaction_wake),
+        warning_apply_duration: config.warning_apply_duration,
+        metrics: Arc::clone(&metrics),
+    };
+    let keeper = state.keeper();
+    let shared = Arc::new(Shared {
+        state: parking_lot::Mutex::new(state),
+        reader: reader.clone(),
+        keeper: keeper.clone(),
+        applied: Arc::clone(&applied),
+        forwarded: Arc::clone(&forwarded),
+        peers: Arc::clone(&peers),
+        visible,
+        observer: Arc::new(observer),
+        snapshot_count: config.snapshot_count.max(1),
+        checkpoints: checkpoint_sender,
+        commands: CommandCount::default(),
+    });
+    let machine = StateMachine::new(Arc::clone(&shared))?;
+    if let Some(members) = &members {
+        let ids = members.keys().copied().collect();
+        peers.set(&Membership::new(vec![ids], members.clone())?);
+    }
+
+    let network = Network::new(
+        Arc::clone(&peers),
+        identity.cluster_id,
+        config.election_timeout,
+    );
+    let raft = Raft::new(
+        identity.member_id,
+        Arc::new(raft_config(&config).validate()?),
+        network.clone(),
+        runtime.log.clone(),
+        machine,
+    )
+    .await?;
+    let status = Arc::new(NodeStatus::new(
+        identity.member_id,
+        identity.cluster_id,
+        MetricsReceiver::new(raft.metrics()),
+        Arc::clone(&leadership),
+        applied,
+    ));
+    let forwarder = Forwarder::new(network.clone(), Arc::clone(&peers), Arc::clone(&forwarded));
+    let (proposals, proposal_queue) = mpsc::channel(propose::QUEUE_MAX);
+    let (reads, read_queue) = mpsc::channel(read_index::QUEUE_MAX);
+    let history: Arc<dyn History> = Arc::new(ReaderHistory(reader.clone()));
+    let shards = std::thread::available_parallelism().map_or(1, usize::from);
+    let watch_hub = WatchHub::start(shards, &ring, &visible_news, &install_news, &history);
+    let node = Arc::new(Node {
+        raft: raft.clone(),
+        reader,
+        keeper,
+        status: Arc::clone(&status),
+        proposals,
+        reads,
+        forwarder: forwarder.clone(),
+        forwarded,
+        lessor,
+        watch_hub,
+        state: shared,
+        next_request_id: AtomicU64::new(rand::rng().random()),
+        quota: Quota::default(),
+        compaction_wake,
+        compaction_finished: watch::channel(-1).0,
+        metrics,
+        streams_ended: CancellationToken::new(),
+        stopping: CancellationToken::new(),
+        peers_stopping: CancellationToken::new(),
+        intake_closed: AtomicBool::new(false),
+        runtime,
+        config,
+    });
+    serve_peers(&node, &peers, &leadership, peer_listeners);
+    tokio::spawn(propose::run(raft.clone(), proposal_queue));
+    tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
+    tokio::spawn(leases::run(Arc::clone(&node)));
+    tokio::spawn(compactor::run(Arc::clone(&node)));
+    tokio::spawn(compactor::run_auto(Arc::clone(&node)));
+    tokio::spawn(checkpoints::run(
+        Arc::clone(&node),
+        network,
+        checkpoint_news,
+    ));
+    tokio::spawn(follow_leader(Arc::clone(&node)));
+    tokio::spawn(stop_on_fatal(Arc::clone(&node)));
+    if let Some(members) = members {
+        match raft.initialize(members).await {
+            // Another member was first; its log will reach this one.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => bail!("cannot bootstrap: {error}"),
+        }
+    }
+    Ok(node)
+}
+
+/// The log must reach back to the checkpoint: otherwise writes are missing (store-notes 5).
+fn check_continuity(state: &State, log: &LogStore) -> Result<()> {
+    let applied = state.position().applied_index;
+    let (_, purged) = log.ends();
+    if let Some(purged) = purged
+        && purged.index() > applied
+    {
+        bail!(
+            "the log begins after index {}, but the store's last checkpoint is at {applied}: \
+             writes between them are missing, so this data directory is not complete",
+            purged.index()
+        );
+    }
+    Ok(())
+}
+
+/// openraft's settings (openraft-notes 9).
+fn raft_config(config: &NodeConfig) -> Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let (heartbeat, election) = (
+        millis(config.heartbeat_interval),
+        millis(config.election_timeout),
+    );
+    Config {
+        cluster_name: "keelson".to_owned(),
+        heartbeat_interval: heartbeat,
+        election_timeout_min: (election / 3).max(heartbeat + 1),
+        election_timeout_max: (election * 2 / 3).max(heartbeat + 2),
+        enable_pre_vote: Some(config.pre_vote),
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(election * 2),
+        backoff: "50ms 100ms ...500ms".to_owned(),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        max_payload_entries: PAYLOAD_ENTRIES_MAX,
+        api_channel_size: Some(RAFT_QUEUE_MAX),
+        ..Config::default()
+    }
+}
+
+fn serve_peers(
+    node: &Arc<Node>,
+    peers: &Arc<Peers>,
+    leadership: &Arc<Leadership>,
+    listeners: Vec<TcpListener>,
+) {
+    let (published, removed) = (node.reader.clone(), node.reader.clone());
+    let context = Arc::new(PeerContext {
+        member_id: node.status.member_id(),
+        cluster_id: node.status.cluster_id(),
+        keeper: node.keeper.clone(),
+        peers: Arc::clone(peers),
+        leadership: Arc::clone(leadership),
+        has_published: Box::new(move |id| {
+            published.members(|members| members.attributes(id).is_some())
+        }),
+        is_removed: Box::new(move |id| removed.members(|members| members.is_removed(id))),
+        silence_max: node.config.election_timeout,
+    });
+    let raft = RaftServer::new(RaftService::new(node.raft.clone(), Arc::clone(&context)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let leader = LeaderServer::new(LeaderService::new(Arc::clone(node), context))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    for listener in listeners {
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let stopping = node.peers_stopping.clone();
+        let router = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .initial_stream_window_size(PEER_WINDOW_BYTES)
+            .initial_connection_window_size(PEER_WINDOW_BYTES)
+            .add_service(raft.clone())
+            .add_service(leader.clone());
+        tokio::spawn(async move {
+            let serving = router.serve_with_incoming(incoming);
+            tokio::select! {
+                served = serving => if let Err(error) = served {
+                    tracing::error!(error = %error, "peer listener failed");
+                },
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Gives up what was forwarded to a leader that is gone, counts leader changes, and sets the
+/// cluster version when this member leads.
+async fn follow_leader(node: Arc<Node>) {
+    let mut metrics = node.status.watch_metrics();
+    let mut look = tokio::time::interval(node.config.heartbeat_interval);
+    let mut known = None;
+    loop {
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            _ = look.tick() => {}
+            () = node.stopping.cancelled() => return,
+        }
+        let view = node.status.leader();
+        if view.leader != known {
+            node.forwarder
+                .leader_changed(view.leader.filter(|_| !view.is_local));
+            node.metrics.leader(view.leader.is_some(), view.is_local);
+            known = view.leader;
+            let leader = view.leader.map(|id| format!("{id:x}")).unwrap_or_default();
+            tracing::info!(term = view.term, leader, "raft leader changed");
+            if view.is_local && node.cluster_version().is_none() {
+                tokio::spawn(set_cluster_version(Arc::clone(&node)));
+            }
+        }
+    }
+}
+
+async fn set_cluster_version(node: Arc<Node>) {
+    let version = ClusterVersion {
+        version: keelson_proto::CLUSTER_VERSION.to_owned(),
+    };
+    match node
+        .propose_unchecked(Request::ClusterVersion(version))
+        .await
+    {
+        Ok(_) => tracing::info!("cluster-version" = "3.7", "set initial cluster version"),
+        Err(error) => tracing::warn!(error = %error, "failed to set cluster version"),
+    }
+}
+
+/// When Raft stops for good, the member ends: it must not go on with a dead core (design R9).
+async fn stop_on_fatal(node: Arc<Node>) {
+    let mut metrics = node.status.watch_metrics();
+    let failed = metrics.wait_for(|metrics| metrics.running_state.is_err());
+    tokio::select! {
+        _ = failed => if !node.stopping.is_cancelled() {
+            let reason = metrics.look(|metrics| format!("{:?}", metrics.running_state));
+            crate::fatal("run raft", &reason);
+        },
+        () = node.stopping.cancelled() => {}
+    }
+}
+
+/// HTTP/2 window of a peer's connection, as on the dialling side.
+const PEER_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Reads history through the state's reader.
+struct ReaderHistory(keelson_state::reader::Reader);
+
+impl History for ReaderHistory {
+    fn compact_revision(&self) -> i64 {
+        self.0.compact_revision()
+    }
+
+    fn read(&self, job: &HistoryJob) -> std::result::Result<Option<HistoryPart>, StoreError> {
+        match keelson_state::watch::history::read(&self.0, job) {
+            Ok(part) => Ok(part),
+            Err(error) => crate::fatal("read watch history", &error),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What this member knows of the cluster right now, for every request to look at.
+
+use std::sync::Arc;
+
+use openraft::metrics::RaftMetrics;
+use tokio::time::Instant;
+
+use crate::raft::applied::AppliedIndex;
+use crate::raft::leadership::{LeaderView, Leadership, MetricsReceiver};
+use crate::raft::types::TypeConfig;
+
+/// Ids, leader, indexes.
+pub struct NodeStatus {
+    member_id: u64,
+    cluster_id: u64,
+    metrics: MetricsReceiver,
+    leadership: Arc<Leadership>,
+    applied: Arc<AppliedIndex>,
+    /// When this member last became leader.
+    leading_since: parking_lot::Mutex<Option<Instant>>,
+}
+
+impl NodeStatus {
+    /// Reads from Raft's metrics.
+    #[must_use]
+    pub fn new(
+        member_id: u64,
+        cluster_id: u64,
+        metrics: MetricsReceiver,
+        leadership: Arc<Leadership>,
+        applied: Arc<AppliedIndex>,
+    ) -> Self {
+        let leading_since = parking_lot::Mutex::new(None);
+        Self {
+            member_id,
+            cluster_id,
+            metrics,
+            leadership,
+            applied,
+            leading_since,
+        }
+    }
+
+    /// This member's id.
+    #[must_use]
+    pub fn member_id(&self) -> u64 {
+        self.member_id
+    }
+
+    /// The cluster's id.
+    #[must_use]
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    /// Who leads.
+    #[must_use]
+    pub fn leader(&self) -> LeaderView {
+        self.metrics.look(|metrics| self.leadership.view(metrics))
+    }
+
+    /// Looks at Raft's metrics.
+    pub fn with_metrics<T>(&self, look: impl FnOnce(&RaftMetrics<TypeConfig>) -> T) -> T {
+        self.metrics.look(look)
+    }
+
+    /// A receiver that is told of every change.
+    #[must_use]
+    pub fn watch_metrics(&self) -> MetricsReceiver {
+        self.metrics.clone()
+    }
+
+    /// The applied index.
+    #[must_use]
+    pub fn applied(&self) -> &AppliedIndex {
+        &self.applied
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.metrics.look(|metrics| metrics.current_term)
+    }
+
+    /// Whether this member leads a cluster of which it is the only member: what it has applied is
+    /// then all that can have been acknowledged (see `read_index`).
+    #[must_use]
+    pub fn leads_alone(&self) -> bool {
+        self.metrics.look(|metrics| {
+            metrics.state.is_leader()
+                && metrics.membership_config.nodes().count() == 1
+                && self.applied.term() == metrics.current_term
+        })
+    }
+
+    /// Notes that this member has become leader.
+    pub fn became_leader(&self) {
+        *self.leading_since.lock() = Some(Instant::now());
+    }
+
+    /// Whether this member became leader after `began`, or not long before.
+    #[must_use]
+    pub fn became_leader_after(&self, began: Instant, before: std::time::Duration) -> bool {
+        self.leading_since
+            .lock()
+            .is_some_and(|since| since + before > began)
+    }
+}

@@ -1,0 +1,444 @@
+//! Raft's messages to the other members, over gRPC (design 7).
+//!
+//! - The log goes through one bidirectional stream a follower, pipelined: the next request leaves
+//!   before the previous is answered. Bytes under way are bounded, and a stream that makes no
+//!   progress is ended: a hung follower would otherwise block every purge (openraft-notes 3, 4).
+//! - A heartbeat is a unary call on a connection of its own.
+//! - `new_client` is called for every vote: a client is a cheap handle over [`Peers`].
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use keelson_proto::keelsonpb::{self, append_response, raft_client::RaftClient};
+use openraft::base::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use prost::Message as _;
+use tokio::sync::Notify;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use super::codec;
+use super::peers::{Peers, Purpose};
+use super::snapshot::{self, SnapshotHandle};
+use super::types::{Node, TypeConfig};
+
+/// Log bytes to one follower that are sent and not answered. A few round trips' worth of full
+/// requests; above it the stream waits.
+const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+/// A log stream with unanswered requests and no answer for this long is ended. Longer than any
+/// stall of a healthy disk.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest message between members: a full append request plus room for its envelope.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Names of the metadata that every peer call carries.
+pub(super) mod metadata {
+    /// Cluster id, hexadecimal.
+    pub(crate) const CLUSTER: &str = "keelson-cluster-id";
+    /// Sender's member id, hexadecimal.
+    pub(crate) const FROM: &str = "keelson-from";
+    /// Receiver's member id, hexadecimal.
+    pub(crate) const TO: &str = "keelson-to";
+    /// Version of the peer protocol.
+    pub(crate) const PROTOCOL: &str = "keelson-protocol";
+}
+
+/// The version of the peer protocol this program speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+type Result<T, E = RPCError<TypeConfig>> = std::result::Result<T, E>;
+type ResultStream<'s> = futures::stream::BoxStream<'s, Result<StreamAppendResult<TypeConfig>>>;
+
+/// Makes clients to peers.
+#[derive(Clone, Debug)]
+pub struct Network {
+    peers: Arc<Peers>,
+    cluster_id: u64,
+    /// A peer silent for longer than this counts as gone.
+    silence_max: Duration,
+    /// Checkpoints on their way: the log they need is not purged (openraft-notes 3).
+    sending: Arc<AtomicUsize>,
+}
+
+impl Network {
+    /// Clients over these peers.
+    #[must_use]
+    pub fn new(peers: Arc<Peers>, cluster_id: u64, silence_max: Duration) -> Self {
+        Self {
+            peers,
+            cluster_id,
+            silence_max,
+            sending: Arc::default(),
+        }
+    }
+
+    /// Number of checkpoints on their way to peers.
+    #[must_use]
+    pub fn snapshots_in_flight(&self) -> usize {
+        self.sending.load(Ordering::Acquire)
+    }
+
+    fn client(&self, target: u64, purpose: Purpose) -> Client {
+        Client {
+            network: self.clone(),
+            target,
+            purpose,
+        }
+    }
+
+    /// A request with the metadata that the receiver checks.
+    pub fn request<T>(&self, target: u64, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        for (name, value) in [
+            (metadata::CLUSTER, format!("{:x}", self.cluster_id)),
+            (metadata::FROM, format!("{:x}", self.peers.local_id())),
+            (metadata::TO, format!("{target:x}")),
+            (metadata::PROTOCOL, PROTOCOL_VERSION.to_string()),
+        ] {
+            if let Ok(value) = value.parse() {
+                metadata.insert(name, value);
+            }
+        }
+        request
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _node: &Node) -> Client {
+        self.client(target, Purpose::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &Node) -> Client {
+        self.client(target, Purpose::Control)
+    }
+}
+
+/// One peer, for one purpose.
+#[derive(Debug)]
+pub struct Client {
+    network: Network,
+    target: u64,
+    purpose: Purpose,
+}
+
+impl Client {
+    fn raft(&self, purpose: Purpose) -> Result<RaftClient<Channel>> {
+        let channel = self
+            .network
+            .peers
+            .channel(self.target, purpose)
+            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
+        Ok(RaftClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
+        failed(&self.network.peers, self.target, status)
+    }
+
+    fn heard(&self) {
+        self.network
+            .peers
+            .heard(self.target, self.network.silence_max);
+    }
+
+    async fn call_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+        pre_vote: bool,
+    ) -> Result<VoteResponse<TypeConfig>> {
+        let message = keelsonpb::VoteRequest {
+            vote: Some(codec::vote_to_proto(&rpc.vote)),
+            last_log_id: rpc.last_log_id.as_ref().map(codec::log_id_to_proto),
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        let mut client = self.raft(Purpose::Control)?;
+        let mut request = self.network.request(self.target, message);
+        request.set_timeout(option.soft_ttl());
+        let response = if pre_vote {
+            client.pre_vote(request).await
+        } else {
+            client.vote(request).await
+        };
+        let response = response
+            .map_err(|status| self.failed(&status))?
+            .into_inner();
+        self.heard();
+        let vote = response.vote.as_ref().ok_or_else(|| missing("vote"))?;
+        Ok(VoteResponse {
+            vote: codec::vote_from_proto(vote),
+            vote_granted: response.vote_granted,
+            last_log_id: response.last_log_id.as_ref().map(codec::log_id_from_proto),
+        })
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = SnapshotHandle;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>> {
+        let mut client = self.raft(Purpose::Control)?;
+        let mut request = self.network.request(self.target, append_to_proto(&rpc));
+        request.set_timeout(option.soft_ttl());
+        let response = client
+            .heartbeat(request)
+            .await
+            .map_err(|status| self.failed(&status))?
+            .into_inner();
+        self.heard();
+        Ok(match append_result(response)? {
+            Ok(_) => AppendEntriesResponse::Success,
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<ResultStream<'s>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        match self.purpose {
+            Purpose::Log => Box::pin(self.pipelined_append(input)),
+            Purpose::Control | Purpose::Forward => stream_append_sequential(self, input, option),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>> {
+        self.call_vote(rpc, option, false).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>> {
+        self.call_vote(rpc, option, true).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: super::types::Vote,
+        snapshot: snapshot::Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let client = self.raft(Purpose::Log)?;
+        let _sending = Sending::begin(&self.network.sending);
+        let send = snapshot::send(client, &self.network, self.target, vote, snapshot);
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = send => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(snapshot::SendError::Peer(status)) => Err(self.failed(&status).into()),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>> {
+        use keelsonpb::transfer_leader_response::Result as Answer;
+        let message = keelsonpb::TransferLeaderRequest {
+            from_leader: Some(codec::vote_to_proto(rpc.from_leader())),
+            to: *rpc.to_node_id(),
+            last_log_id: rpc.last_log_id().map(codec::log_id_to_proto),
+        };
+        let mut client = self.raft(Purpose::Control)?;
+        let mut request = self.network.request(self.target, message);
+        request.set_timeout(option.soft_ttl());
+        let response = client
+            .transfer_leader(request)
+            .await
+            .map_err(|status| self.failed(&status))?
+            .into_inner();
+        Ok(match response.result.ok_or_else(|| missing("result"))? {
+            Answer::Accepted(_) => Ok(()),
+            Answer::VoteChanged(actual) => Err(TransferLeaderError::VoteChanged {
+                expected: *rpc.from_leader(),
+                actual: codec::vote_from_proto(&actual),
+            }),
+            Answer::LogNotFlushed(matching) => Err(TransferLeaderError::LogNotFlushed {
+                expected: rpc.last_log_id().copied(),
+                actual: matching.log_id.as_ref().map(codec::log_id_from_proto),
+            }),
+        })
+    }
+}
+
+impl Client {
+    /// The log stream: requests go out as openraft makes them, answers come back in order.
+    async fn pipelined_append<'s, S>(&'s mut self, input: S) -> Result<ResultStream<'s>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let window = Arc::new(Window::default());
+        let sent = Arc::clone(&window);
+        let outbound = input.then(move |request| {
+            let window = Arc::clone(&sent);
+            async move {
+                let message = append_to_proto(&request);
+                window.enter(message.encoded_len()).await;
+                message
+            }
+        });
+        let mut client = self.raft(Purpose::Log)?;
+        let request = self.network.request(self.target, outbound);
+        let inbound = client
+            .stream_append(request)
+            .await
+            .map_err(|status| self.failed(&status))?
+            .into_inner();
+        let state = (inbound, window, self, false);
+        Ok(
+            futures::stream::unfold(state, |(mut inbound, window, client, ended)| async move {
+                if ended {
+                    return None;
+                }
+                let item = loop {
+                    match tokio::time::timeout(PROGRESS_TIMEOUT, inbound.next()).await {
+                        Ok(None) => return None,
+                        Ok(Some(Ok(response))) => {
+                            window.leave();
+                            client.heard();
+                            break append_result(response);
+                        }
+                        Ok(Some(Err(status))) => break Err(client.failed(&status)),
+                        Err(_) if window.is_empty() => {}
+                        Err(_) => {
+                            let status = Status::deadline_exceeded("log stream makes no progress");
+                            break Err(client.failed(&status));
+                        }
+                    }
+                };
+                // After a conflict, a higher vote or a failure openraft opens a new stream.
+                let ended = !matches!(item, Ok(Ok(_)));
+                Some((item, (inbound, window, client, ended)))
+            })
+            .boxed(),
+        )
+    }
+}
+
+/// Counts a checkpoint on its way.
+struct Sending(Arc<AtomicUsize>);
+
+impl Sending {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Bytes of requests under way on one log stream.
+#[derive(Debug, Default)]
+struct Window {
+    bytes: AtomicUsize,
+    requests: parking_lot::Mutex<VecDeque<usize>>,
+    room: Notify,
+}
+
+impl Window {
+    /// Waits until the request fits; an empty window takes any size.
+    async fn enter(&self, size: usize) {
+        loop {
+            let bytes = self.bytes.load(Ordering::Acquire);
+            if bytes == 0 || bytes + size <= IN_FLIGHT_BYTES_MAX {
+                break;
+            }
+            self.room.notified().await;
+        }
+        self.bytes.fetch_add(size, Ordering::AcqRel);
+        self.requests.lock().push_back(size);
+    }
+
+    /// The oldest request is answered.
+    fn leave(&self) {
+        if let Some(size) = self.requests.lock().pop_front() {
+            self.bytes.fetch_sub(size, Ordering::AcqRel);
+            self.room.notify_one();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.requests.lock().is_empty()
+    }
+}
+
+/// What openraft makes of a failed call: an unreachable peer is backed off from, anything else is
+/// tried again at once.
+fn failed(peers: &Peers, target: u64, status: &Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::FailedPrecondition => {
+            peers.unreachable(target);
+            RPCError::Unreachable(Unreachable::new(status))
+        }
+        _ => RPCError::Network(NetworkError::new(status)),
+    }
+}
+
+fn missing(field: &str) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(format!(
+        "peer's answer has no {field}"
+    )))
+}
+
+fn append_to_proto(rpc: &AppendEntriesRequest<TypeConfig>) -> keelsonpb::AppendRequest {
+    keelsonpb::AppendRequest {
+        vote: Some(codec::vote_to_proto(&rpc.vote)),
+        prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id_to_proto),
+        entries: rpc.entries.iter().map(codec::entry_to_proto).collect(),
+        leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_proto),
+    }
+}
+
+fn append_result(response: keelsonpb::AppendResponse) -> Result<StreamAppendResult<TypeConfig>> {
+    use append_response::Result as Answer;
+    Ok(match response.result.ok_or_else(|| missing("result"))? {
+        Answer::Matching(matching) => Ok(matching.log_id.as_ref().map(codec::log_id_from_proto)),
+        Answer::Conflict(log_id) => Err(StreamAppendError::Conflict(codec::log_id_from_proto(
+            &log_id,
+        ))),
+        Answer::HigherVote(vote) => {
+            Err(StreamAppendError::HigherVote(codec::vote_from_proto(&vote)))
+        }
+        Answer::Fatal(reason) => {
+            return Err(RPCError::Unreachable(Unreachable::from_string(reason)));
+        }
+    })
+}

@@ -1,0 +1,364 @@
+//! The Raft service on the peer port: what the other members send to this one (design 7).
+//!
+//! Every call is checked first: the same cluster, addressed to this member, from a member that has
+//! not been removed, in a protocol version this program speaks. Only then is Raft asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use keelson_proto::keelsonpb::{self, append_response, raft_server};
+use keelson_state::store::KeeperHandle;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::leadership::Leadership;
+use super::network::{PROTOCOL_VERSION, metadata};
+use super::peers::Peers;
+use super::state_machine::StateMachine;
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::{codec, snapshot};
+
+/// openraft with Keelson's state machine.
+pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// Requests of a log stream that are decoded and not yet taken by Raft.
+const STREAM_BUFFER: usize = 4;
+/// The text a removed member gets from its former peers (contract 4.3).
+pub const REMOVED: &str = "the member has been permanently removed from the cluster";
+
+/// Who this member is and whom it believes.
+pub struct PeerContext {
+    /// This member's id.
+    pub member_id: u64,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// Takes in checkpoints.
+    pub keeper: KeeperHandle,
+    /// Connections and when peers were heard.
+    pub peers: Arc<Peers>,
+    /// Who leads, as far as is known here.
+    pub leadership: Arc<Leadership>,
+    /// Whether a member has published itself, so has been running.
+    pub has_published: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Whether a member id has been removed for good.
+    pub is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    /// A peer silent for longer than this counts as gone.
+    pub silence_max: Duration,
+}
+
+impl PeerContext {
+    /// Checks the metadata of a call; gives the sender's id.
+    ///
+    /// # Errors
+    /// When the call is not for this member of this cluster.
+    pub fn check(&self, headers: &MetadataMap) -> Result<u64, Status> {
+        let hex = |name: &'static str| -> Result<u64, Status> {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .and_then(|value| u64::from_str_radix(value, 16).ok())
+                .ok_or_else(|| Status::invalid_argument(format!("missing or bad {name}")))
+        };
+        let protocol = headers
+            .get(metadata::PROTOCOL)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse::<u32>().ok());
+        if protocol != Some(PROTOCOL_VERSION) {
+            return Err(Status::failed_precondition(format!(
+                "peer protocol version {protocol:?} is not {PROTOCOL_VERSION}"
+            )));
+        }
+        let (cluster, from, to) = (
+            hex(metadata::CLUSTER)?,
+            hex(metadata::FROM)?,
+            hex(metadata::TO)?,
+        );
+        if cluster != self.cluster_id {
+            tracing::warn!(
+                "remote-peer-id" = format!("{from:x}"),
+                "remote-peer-cluster-id" = format!("{cluster:x}"),
+                "local-member-cluster-id" = format!("{:x}", self.cluster_id),
+                "request cluster ID mismatch"
+            );
+            return Err(keelson_proto::error::Error::ClusterIDMismatch.into());
+        }
+        if to != self.member_id {
+            return Err(Status::failed_precondition(format!(
+                "message for member {to:x} reached member {:x}",
+                self.member_id
+            )));
+        }
+        if (self.is_removed)(from) {
+            return Err(Status::permission_denied(REMOVED));
+        }
+        self.peers.heard(from, self.silence_max);
+        Ok(from)
+    }
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct RaftService {
+    raft: Raft,
+    context: Arc<PeerContext>,
+}
+
+impl RaftService {
+    /// Serves this Raft.
+    #[must_use]
+    pub fn new(raft: Raft, context: Arc<PeerContext>) -> Self {
+        Self { raft, context }
+    }
+
+    async fn answer_vote(
+        &self,
+        request: Request<keelsonpb::VoteRequest>,
+        pre_vote: bool,
+    ) -> Result<Response<keelsonpb::VoteResponse>, Status> {
+        self.context.check(request.metadata())?;
+        let message = request.into_inner();
+        let rpc = VoteRequest::<TypeConfig> {
+            vote: required_vote(message.vote.as_ref())?,
+            last_log_id: message.last_log_id.as_ref().map(codec::log_id_from_proto),
+            leadership_transfer: message.leadership_transfer,
+        };
+        let response: Result<VoteResponse<TypeConfig>, _> = if pre_vote {
+            self.raft.pre_vote(rpc).await
+        } else {
+            self.raft.vote(rpc).await
+        };
+        let response = response.map_err(|error| fatal(&error))?;
+        Ok(Response::new(keelsonpb::VoteResponse {
+            vote: Some(codec::vote_to_proto(&response.vote)),
+            vote_granted: response.vote_granted,
+            last_log_id: response.last_log_id.as_ref().map(codec::log_id_to_proto),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    type StreamAppendStream = std::pin::Pin<
+        Box<dyn Stream<Item = Result<keelsonpb::AppendResponse, Status>> + Send + 'static>,
+    >;
+
+    async fn hello(
+        &self,
+        request: Request<keelsonpb::HelloRequest>,
+    ) -> Result<Response<keelsonpb::HelloResponse>, Status> {
+        // Not `check`: the answer itself tells a stranger or a removed member what it is.
+        let from = request.get_ref().from;
+        let last = self.raft.metrics().borrow_watched().last_log_index;
+        Ok(Response::new(keelsonpb::HelloResponse {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id: self.context.cluster_id,
+            member_id: self.context.member_id,
+            server_version: keelson_proto::SERVER_VERSION.to_owned(),
+            removed: (self.context.is_removed)(from),
+            published: (self.context.has_published)(from),
+            last_log_index: last.unwrap_or(0),
+        }))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<keelsonpb::VoteRequest>,
+    ) -> Result<Response<keelsonpb::VoteResponse>, Status> {
+        self.answer_vote(request, false).await
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<keelsonpb::VoteRequest>,
+    ) -> Result<Response<keelsonpb::VoteResponse>, Status> {
+        self.answer_vote(request, true).await
+    }
+
+    async fn stream_append(
+        &self,
+        request: Request<Streaming<keelsonpb::AppendRequest>>,
+    ) -> Result<Response<Self::StreamAppendStream>, Status> {
+        let from = self.context.check(request.metadata())?;
+        let mut inbound = request.into_inner();
+        let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            while let Some(message) = inbound.next().await {
+                let request =
+                    match message
+                        .map_err(|status| status.to_string())
+                        .and_then(|message| {
+                            append_from_proto(message).map_err(|status| status.to_string())
+                        }) {
+                        Ok(request) => request,
+                        Err(reason) => {
+                            tracing::debug!(from = format!("{from:x}"), reason, "log stream ended");
+                            break;
+                        }
+                    };
+                context.peers.heard(from, context.silence_max);
+                context.leadership.heard_from_leader(&request.vote);
+                if sender.send(request).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let outbound = self
+            .raft
+            .stream_append(ReceiverStream::new(receiver))
+            .map(|result| Ok(append_to_proto(result)));
+        Ok(Response::new(Box::pin(outbound)))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<keelsonpb::AppendRequest>,
+    ) -> Result<Response<keelsonpb::AppendResponse>, Status> {
+        self.context.check(request.metadata())?;
+        let rpc = append_from_proto(request.into_inner())?;
+        self.context.leadership.heard_from_leader(&rpc.vote);
+        let prev = rpc.prev_log_id;
+        let response = self
+            .raft
+            .append_entries(rpc)
+            .await
+            .map_err(|error| fatal(&error))?;
+        let result: StreamAppendResult<TypeConfig> = match response {
+            AppendEntriesResponse::Success => Ok(prev),
+            AppendEntriesResponse::PartialSuccess(log_id) => Ok(log_id),
+            AppendEntriesResponse::Conflict => {
+                // Raft never reports a conflict with the very beginning of the log.
+                let prev = prev.unwrap_or_else(|| LogId::new(0.into(), 0));
+                Err(StreamAppendError::Conflict(prev))
+            }
+            AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+        };
+        Ok(Response::new(append_to_proto(Ok(result))))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<keelsonpb::TransferLeaderRequest>,
+    ) -> Result<Response<keelsonpb::TransferLeaderResponse>, Status> {
+        use keelsonpb::transfer_leader_response::Result as Answer;
+        self.context.check(request.metadata())?;
+        let message = request.into_inner();
+        let rpc = TransferLeaderRequest::<TypeConfig>::new(
+            required_vote(message.from_leader.as_ref())?,
+            message.to,
+            message.last_log_id.as_ref().map(codec::log_id_from_proto),
+        );
+        let answer = match self
+            .raft
+            .handle_transfer_leader(rpc)
+            .await
+            .map_err(|error| fatal(&error))?
+        {
+            Ok(()) => Answer::Accepted(keelsonpb::Blank {}),
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => {
+                Answer::VoteChanged(codec::vote_to_proto(&actual))
+            }
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+                Answer::LogNotFlushed(keelsonpb::Matching {
+                    log_id: actual.as_ref().map(codec::log_id_to_proto),
+                })
+            }
+        };
+        Ok(Response::new(keelsonpb::TransferLeaderResponse {
+            result: Some(answer),
+        }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<keelsonpb::SnapshotChunk>>,
+    ) -> Result<Response<keelsonpb::InstallSnapshotResponse>, Status> {
+        let from = self.context.check(request.metadata())?;
+        let heard = || {
+            self.context.peers.heard(from, self.context.silence_max);
+        };
+        let vote = snapshot::receive(
+            &self.raft,
+            &self.context.keeper,
+            self.context.cluster_id,
+            request.into_inner(),
+            from,
+            heard,
+        )
+        .await?;
+        Ok(Response::new(keelsonpb::InstallSnapshotResponse {
+            vote: Some(codec::vote_to_proto(&vote)),
+        }))
+    }
+}
+
+/// Raft has stopped: the caller backs off.
+pub(super) fn fatal(error: &impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+/// Decodes a vote that must be there.
+pub(super) fn required_vote(vote: Option<&keelsonpb::Vote>) -> Result<Vote, Status> {
+    vote.map(codec::vote_from_proto)
+        .ok_or_else(|| Status::invalid_argument("message has no vote"))
+}
+
+fn append_from_proto(
+    message: keelsonpb::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+    let entries = message
+        .entries
+        .into_iter()
+        .map(codec::entry_from_proto)
+        .collect::<Result<Vec<Entry>, _>>()
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let prev_log_id: Option<LogId> = message.prev_log_id.as_ref().map(codec::log_id_from_proto);
+    check_consecutive(prev_log_id.as_ref(), &entries)?;
+    Ok(AppendEntriesRequest {
+        vote: required_vote(message.vote.as_ref())?,
+        prev_log_id,
+        entries,
+        leader_commit: message.leader_commit.as_ref().map(codec::log_id_from_proto),
+    })
+}
+
+/// Refuses entries that do not follow each other: Raft's core trusts their indexes (contract 10.5).
+fn check_consecutive(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), Status> {
+    let mut expected = prev.map_or(Some(0), |prev| prev.index().checked_add(1));
+    for entry in entries {
+        if expected != Some(entry.log_id.index()) {
+            return Err(Status::invalid_argument("log entries are not consecutive"));
+        }
+        expected = entry.log_id.index().checked_add(1);
+    }
+    Ok(())
+}
+
+fn append_to_proto(
+    result: Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>,
+) -> keelsonpb::AppendResponse {
+    use append_response::Result as Answer;
+    let answer = match result {
+        Ok(Ok(log_id)) => Answer::Matching(keelsonpb::Matching {
+            log_id: log_id.as_ref().map(codec::log_id_to_proto),
+        }),
+        Ok(Err(StreamAppendError::Conflict(log_id))) => {
+            Answer::Conflict(codec::log_id_to_proto(&log_id))
+        }
+        Ok(Err(StreamAppendError::HigherVote(vote))) => {
+            Answer::HigherVote(codec::vote_to_proto(&vote))
+        }
+        Err(fatal) => Answer::Fatal(fatal.to_string()),
+    };
+    keelsonpb::AppendResponse {
+        result: Some(answer),
+    }
+}

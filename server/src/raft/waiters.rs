@@ -1,0 +1,138 @@
+//! Who waits for the outcome of a command, and how they are answered.
+//!
+//! - A request of this member's own clients, proposed here: its channel travels in the [`Batch`],
+//!   and apply answers it directly. One wake-up a request, none for the layers between.
+//! - The same, proposed through the leader: the request waits in [`Forwarded`] by its id until the
+//!   command is applied here.
+//! - A request that another member forwarded: only the index goes back, its own apply answers.
+//!
+//! [`Batch`]: super::types::Batch
+
+use std::collections::HashMap;
+
+use keelson_proto::error::Error;
+use keelson_proto::keelsonpb::{ForwardError, ForwardResult, forward_result};
+use keelson_state::apply::Outcome;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Code;
+
+/// What a proposal came to.
+pub type Answer = Result<Outcome, ProposeError>;
+
+/// A proposal that was not seen to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly not appended: it may be proposed again, to the next leader.
+    #[error("not proposed: {0}")]
+    Definite(Error),
+    /// It may have been applied, or be applied later.
+    #[error("fate unknown: {0}")]
+    Indefinite(Error),
+}
+
+/// One waiting request.
+pub enum Waiter {
+    /// A request of this member's clients.
+    Local(oneshot::Sender<Answer>),
+    /// A request that another member forwarded to this one.
+    Remote {
+        /// Its id on the forwarding stream.
+        id: u64,
+        /// The stream's answers. As deep as the stream's requests in flight, so there is room.
+        results: mpsc::Sender<ForwardResult>,
+    },
+}
+
+impl Waiter {
+    /// The command was applied at this index with this outcome.
+    pub fn applied(self, index: u64, outcome: Outcome) {
+        match self {
+            // A caller that has gone is not told.
+            Self::Local(sender) => drop(sender.send(Ok(outcome))),
+            Self::Remote { id, results } => {
+                let applied = keelson_proto::keelsonpb::Applied { index };
+                send(&results, id, forward_result::Result::Applied(applied));
+            }
+        }
+    }
+
+    /// The command was not seen to be applied.
+    pub fn failed(self, error: ProposeError) {
+        match self {
+            Self::Local(sender) => drop(sender.send(Err(error))),
+            Self::Remote { id, results } => {
+                send(&results, id, forward_result::Result::Error(to_proto(error)));
+            }
+        }
+    }
+}
+
+fn send(results: &mpsc::Sender<ForwardResult>, id: u64, result: forward_result::Result) {
+    // A peer that has gone, or that has more under way than it may, is not told.
+    drop(results.try_send(ForwardResult {
+        id,
+        result: Some(result),
+    }));
+}
+
+/// Encodes an error for the member that forwarded the request.
+#[must_use]
+pub fn to_proto(error: ProposeError) -> ForwardError {
+    let (definite, error) = match error {
+        ProposeError::Definite(error) => (true, error),
+        ProposeError::Indefinite(error) => (false, error),
+    };
+    ForwardError {
+        code: error.code() as i32,
+        message: error.text().to_owned(),
+        definite,
+    }
+}
+
+/// Decodes the leader's error.
+#[must_use]
+pub fn from_proto(error: &ForwardError) -> ProposeError {
+    let known = Error::from_text(&error.message).unwrap_or(match Code::from_i32(error.code) {
+        Code::FailedPrecondition => Error::NotLeader,
+        _ => Error::Timeout,
+    });
+    if error.definite {
+        ProposeError::Definite(known)
+    } else {
+        ProposeError::Indefinite(known)
+    }
+}
+
+/// Requests of this member's clients that went through the leader, by request id.
+#[derive(Default)]
+pub struct Forwarded {
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+}
+
+impl Forwarded {
+    /// Waits for the command with this id.
+    pub fn insert(&self, request_id: u64, sender: oneshot::Sender<Answer>) {
+        self.waiting.lock().insert(request_id, sender);
+    }
+
+    /// Takes the request out, to answer it.
+    #[must_use]
+    pub fn take(&self, request_id: u64) -> Option<oneshot::Sender<Answer>> {
+        self.waiting.lock().remove(&request_id)
+    }
+
+    /// Answers every waiting request; used when their outcomes can no longer be seen.
+    pub fn fail_all(&self, error: ProposeError) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for sender in waiting.into_values() {
+            drop(sender.send(Err(error)));
+        }
+    }
+
+    /// Whether nobody waits, without locking long.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().is_empty()
+    }
+}
