@@ -15,8 +15,6 @@ pub mod codec;
 pub mod identity;
 pub mod leadership;
 pub mod log_store;
-#[cfg(test)]
-mod log_store_tests;
 pub mod network;
 pub mod peers;
 pub mod service;
