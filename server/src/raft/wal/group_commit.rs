@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::api::{
     Done, LogPosition, PAYLOAD_BYTES_MAX, Recovered, SyncObserver, Wal, WalEntry, WalOptions,
@@ -106,7 +106,8 @@ struct Shared {
 /// A [`Wal`] over any [`Backend`].
 pub(super) struct GroupCommit {
     shared: Arc<Shared>,
-    reader: Arc<dyn Reader>,
+    /// Gone once the log is closed: it keeps the files open, and sled's lock on them.
+    reader: RwLock<Option<Arc<dyn Reader>>>,
     recovered: Recovered,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -143,7 +144,7 @@ impl GroupCommit {
             .map_err(|error| WalError::io("starting the log thread", error))?;
         Ok(Self {
             shared,
-            reader,
+            reader: RwLock::new(Some(reader)),
             recovered,
             thread: Mutex::new(Some(thread)),
         })
@@ -255,7 +256,8 @@ impl Wal for GroupCommit {
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<WalEntry>, WalError> {
-        self.reader.read(range, bytes_max)
+        let reader = self.reader.read().clone();
+        reader.ok_or(WalError::Closed)?.read(range, bytes_max)
     }
 
     fn read_blocks(&self) -> bool {
@@ -275,6 +277,8 @@ impl Wal for GroupCommit {
         if thread.join().is_err() {
             return Err(WalError::Poisoned("the log thread panicked".into()));
         }
+        // The directory can be opened again, whoever still holds this log.
+        self.reader.write().take();
         match &self.shared.queue.lock().failure {
             None | Some(WalError::Closed) => Ok(()),
             Some(failure) => Err(failure.clone()),
