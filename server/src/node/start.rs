@@ -36,6 +36,7 @@ use super::{Node, checkpoints, compactor, leases, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
 use crate::raft::identity::Identity;
+use crate::raft::incoming::incoming;
 use crate::raft::leadership::{Leadership, MetricsReceiver};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{MESSAGE_BYTES_MAX, Network, PROTOCOL_VERSION};
@@ -528,8 +529,8 @@ fn serve_peers(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     for listener in listeners {
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let stopping = node.peers_stopping.clone();
+        let incoming = incoming(listener, stopping.clone());
         let router = tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .initial_stream_window_size(PEER_WINDOW_BYTES)
