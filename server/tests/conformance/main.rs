@@ -1,0 +1,21 @@
+//! The contract of the server, tested from outside: every test starts real members and speaks to
+//! them over the network, with generated clients where exact codes and texts count and with the
+//! independent crate `etcd-client` where it does not matter how.
+//!
+//! One program, so that it is linked once. The modules follow the contract's sections;
+//! `docs/GUARANTEES.md` tells which test keeps which promise.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod clients;
+mod compaction;
+mod kv;
+mod quota;
+mod range_stream;
+mod support;
+mod txn;

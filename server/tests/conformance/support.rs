@@ -1,0 +1,526 @@
+//! Real servers in this process, and real processes where a test must kill one.
+//!
+//! - Directories lie below the target directory: on a disk, so that fsync counts.
+//! - Ports are chosen by the system; a member keeps its own over restarts.
+//! - Nothing sleeps to let something happen: [`eventually`] waits for a condition with a deadline.
+
+#![allow(dead_code, reason = "the suite grows into it")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use keelson::api::serve::ListenAddress;
+use keelson::node::config::{AutoCompaction, NodeConfig};
+use keelson::node::observer::NodeMetrics;
+use keelson::node::start::NodeObservers;
+use keelson::raft::wal::SyncObserver;
+use keelson::server::{Server, ServerConfig};
+use keelson_proto::error::Error;
+use keelson_proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse,
+    cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
+    maintenance_client::MaintenanceClient, request_op::Request, watch_client::WatchClient,
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a condition may take to come true: generous, for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
+/// Above the longest message that a test sends or receives.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// Waits until `look` gives something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
+}
+
+/// Waits for something that must happen by itself.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
+}
+
+struct NoMetrics;
+
+impl NodeMetrics for NoMetrics {
+    fn applied(&self, _: Duration, _: bool, _: bool) {}
+    fn checkpointed(&self, _: Duration) {}
+    fn proposal_began(&self) {}
+    fn proposal_ended(&self, _: bool) {}
+    fn leader(&self, _: bool, _: bool) {}
+}
+
+impl SyncObserver for NoMetrics {
+    fn synced(&self, _: Duration, _: u64, _: u64) {}
+}
+
+/// Ports that were free a moment ago.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<_> = (0..count)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+    listeners.iter().map(port).collect()
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A member of a [`Cluster`].
+pub(crate) struct Member {
+    config: ServerConfig,
+    server: Option<Server>,
+}
+
+impl Member {
+    async fn start(&mut self) -> anyhow::Result<()> {
+        let observers = NodeObservers {
+            metrics: Arc::new(NoMetrics),
+            wal: Arc::new(NoMetrics),
+        };
+        let stop = CancellationToken::new();
+        let page = Arc::new(String::new);
+        let ready = Arc::new(OnceLock::new());
+        let starting = Server::start(self.config.clone(), observers, page, ready, &stop);
+        self.server = soon("the member starts", starting).await?;
+        Ok(())
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().expect("the member runs")
+    }
+}
+
+/// Members in this process.
+pub(crate) struct Cluster {
+    members: Vec<Member>,
+    directory: TempDir,
+}
+
+impl Cluster {
+    /// One member with default settings.
+    pub(crate) async fn single() -> Self {
+        Self::start(1, |_| {}).await
+    }
+
+    /// Members whose settings `adjust` may change.
+    pub(crate) async fn start(count: usize, adjust: impl Fn(&mut ServerConfig)) -> Self {
+        let directory = directory();
+        let ports = free_ports(2 * count);
+        let (peers, clients) = ports.split_at(count);
+        let url = |port: &u16| format!("http://127.0.0.1:{port}");
+        let initial_cluster: Vec<(String, Vec<String>)> = peers
+            .iter()
+            .enumerate()
+            .map(|(i, port)| (format!("m{i}"), vec![url(port)]))
+            .collect();
+        let member = |i: usize| {
+            let node = node_config(i, directory.path(), &initial_cluster, url(&clients[i]));
+            let mut config = server_config(node, peers[i], clients[i]);
+            adjust(&mut config);
+            Member {
+                config,
+                server: None,
+            }
+        };
+        let mut members: Vec<Member> = (0..count).map(member).collect();
+        for started in join_all(members.iter_mut().map(Member::start)).await {
+            started.unwrap();
+        }
+        Self { members, directory }
+    }
+
+    pub(crate) fn member(&self, i: usize) -> &Member {
+        &self.members[i]
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Stops a member as SIGTERM does.
+    pub(crate) async fn stop(&mut self, i: usize) {
+        let server = self.members[i].server.take().expect("the member runs");
+        soon("the member stops", server.stop()).await;
+    }
+
+    /// Starts a stopped member on its directory.
+    pub(crate) async fn restart(&mut self, i: usize) {
+        self.try_restart(i).await.unwrap();
+    }
+
+    pub(crate) async fn try_restart(&mut self, i: usize) -> anyhow::Result<()> {
+        self.members[i].start().await
+    }
+
+    pub(crate) fn data_dir(&self, i: usize) -> PathBuf {
+        self.directory.path().join(format!("m{i}"))
+    }
+
+    pub(crate) fn client_address(&self, i: usize) -> SocketAddr {
+        let addresses = self.members[i].server().client_addresses();
+        addresses[0].parse().unwrap()
+    }
+
+    pub(crate) fn peer_address(&self, i: usize) -> String {
+        self.members[i].config.listen_peers[0].to_string()
+    }
+
+    pub(crate) fn channel(&self, i: usize) -> Channel {
+        channel(self.client_address(i))
+    }
+
+    pub(crate) fn kv(&self, i: usize) -> KvClient<Channel> {
+        kv_client(self.channel(i))
+    }
+
+    pub(crate) fn watch(&self, i: usize) -> WatchClient<Channel> {
+        WatchClient::new(self.channel(i)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn lease(&self, i: usize) -> LeaseClient<Channel> {
+        LeaseClient::new(self.channel(i))
+    }
+
+    pub(crate) fn maintenance(&self, i: usize) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channel(i))
+    }
+
+    pub(crate) fn cluster_client(&self, i: usize) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel(i))
+    }
+
+    pub(crate) async fn status(&self, i: usize) -> StatusResponse {
+        let request = StatusRequest::default();
+        self.maintenance(i)
+            .status(request)
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    pub(crate) async fn hash_kv(&self, i: usize, revision: i64) -> HashKvResponse {
+        let request = HashKvRequest { revision };
+        let hash = self.maintenance(i).hash_kv(request).await;
+        hash.unwrap().into_inner()
+    }
+
+    /// The running member that leads.
+    pub(crate) async fn leader(&self) -> usize {
+        eventually("a leader", async || {
+            for (i, member) in self.members.iter().enumerate() {
+                if member.server.is_some() {
+                    let status = self.status(i).await;
+                    if status.leader == status.header.unwrap().member_id {
+                        return Some(i);
+                    }
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// A running member that follows.
+    pub(crate) async fn follower(&self) -> usize {
+        let leader = self.leader().await;
+        (0..self.size()).find(|i| *i != leader).unwrap()
+    }
+}
+
+fn node_config(
+    i: usize,
+    directory: &Path,
+    initial_cluster: &[(String, Vec<String>)],
+    client_url: String,
+) -> NodeConfig {
+    let (name, peer_urls) = initial_cluster[i].clone();
+    NodeConfig {
+        data_dir: directory.join(&name),
+        name,
+        wal_dir: None,
+        advertise_peer_urls: peer_urls,
+        advertise_client_urls: vec![client_url],
+        initial_cluster: initial_cluster.to_vec(),
+        initial_cluster_token: "etcd-cluster".to_owned(),
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
+        pre_vote: true,
+        snapshot_count: 10_000,
+        snapshot_catchup_entries: 5000,
+        max_request_bytes: 1_572_864,
+        max_txn_ops: 128,
+        quota_backend_bytes: 2 << 30,
+        watch_progress_notify_interval: Duration::from_secs(600),
+        auto_compaction: AutoCompaction::Off,
+        compaction_batch_limit: 1000,
+        compaction_sleep_interval: Duration::from_millis(10),
+        warning_apply_duration: Duration::from_millis(100),
+        unsafe_no_fsync: false,
+    }
+}
+
+fn server_config(node: NodeConfig, peer_port: u16, client_port: u16) -> ServerConfig {
+    let local = |port| ListenAddress::Tcp(format!("127.0.0.1:{port}"));
+    ServerConfig {
+        node,
+        listen_peers: vec![local(peer_port)],
+        listen_clients: vec![local(client_port)],
+        listen_client_http: vec![],
+        listen_metrics: vec![],
+        max_concurrent_streams: u32::MAX,
+        keepalive_interval: None,
+        keepalive_timeout: Duration::from_secs(20),
+        connections_max: 10_000,
+    }
+}
+
+fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy()
+}
+
+fn kv_client(channel: Channel) -> KvClient<Channel> {
+    KvClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Members as processes of their own, for tests that kill them.
+pub(crate) struct Processes {
+    arguments: Vec<Vec<String>>,
+    clients: Vec<SocketAddr>,
+    children: Vec<Option<Child>>,
+    _directory: TempDir,
+}
+
+impl Processes {
+    /// Starts members with default settings and waits until each serves.
+    pub(crate) async fn start(count: usize) -> Self {
+        let directory = directory();
+        let ports = free_ports(2 * count);
+        let (peers, clients) = ports.split_at(count);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let cluster: Vec<String> = peers
+            .iter()
+            .enumerate()
+            .map(|(i, port)| format!("m{i}={}", url(*port)))
+            .collect();
+        let arguments = |i: usize| {
+            let data_dir = directory.path().join(format!("m{i}"));
+            let pairs = [
+                ("--name", format!("m{i}")),
+                ("--data-dir", data_dir.display().to_string()),
+                ("--listen-peer-urls", url(peers[i])),
+                ("--initial-advertise-peer-urls", url(peers[i])),
+                ("--listen-client-urls", url(clients[i])),
+                ("--advertise-client-urls", url(clients[i])),
+                ("--initial-cluster", cluster.join(",")),
+            ];
+            pairs
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_owned(), value])
+                .collect()
+        };
+        let mut processes = Self {
+            arguments: (0..count).map(arguments).collect(),
+            clients: clients
+                .iter()
+                .map(|port| SocketAddr::from(([127, 0, 0, 1], *port)))
+                .collect(),
+            children: (0..count).map(|_| None).collect(),
+            _directory: directory,
+        };
+        for i in 0..count {
+            processes.spawn(i);
+        }
+        for i in 0..count {
+            processes.serving(i).await;
+        }
+        processes
+    }
+
+    /// Starts a member that has ended.
+    pub(crate) fn spawn(&mut self, i: usize) {
+        let child = Command::new(env!("CARGO_BIN_EXE_keelson"))
+            .args(&self.arguments[i])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.children[i] = Some(child);
+    }
+
+    /// Ends a member without a chance to say anything.
+    pub(crate) fn kill(&mut self, i: usize) {
+        let mut child = self.children[i].take().expect("the member runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn kv(&self, i: usize) -> KvClient<Channel> {
+        kv_client(channel(self.clients[i]))
+    }
+
+    pub(crate) fn is_running(&mut self, i: usize) -> bool {
+        let child = self.children[i].as_mut().expect("the member was started");
+        child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until a member answers a linearizable read.
+    pub(crate) async fn serving(&self, i: usize) {
+        eventually("the process serves", async || {
+            self.kv(i).range(get("health")).await.ok().map(drop)
+        })
+        .await;
+    }
+
+    /// The member that leads, as the running members see it.
+    pub(crate) async fn leader(&self) -> usize {
+        eventually("a leader", async || {
+            for i in 0..self.children.len() {
+                let mut client = MaintenanceClient::new(channel(self.clients[i]));
+                let Ok(status) = client.status(StatusRequest::default()).await else {
+                    continue;
+                };
+                let status = status.into_inner();
+                if status.leader == status.header.unwrap().member_id {
+                    return Some(i);
+                }
+            }
+            None
+        })
+        .await
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+fn bytes(text: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(text.as_ref())
+}
+
+pub(crate) fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> PutRequest {
+    PutRequest {
+        key: bytes(key),
+        value: bytes(value),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn get(key: impl AsRef<[u8]>) -> RangeRequest {
+    RangeRequest {
+        key: bytes(key),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn range(key: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> RangeRequest {
+    RangeRequest {
+        key: bytes(key),
+        range_end: bytes(end),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn delete(key: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> DeleteRangeRequest {
+    DeleteRangeRequest {
+        key: bytes(key),
+        range_end: bytes(end),
+        prev_kv: false,
+    }
+}
+
+pub(crate) fn compact(revision: i64) -> CompactionRequest {
+    CompactionRequest {
+        revision,
+        physical: true,
+    }
+}
+
+pub(crate) fn op(request: impl Into<Op>) -> RequestOp {
+    RequestOp {
+        request: Some(request.into().0),
+    }
+}
+
+/// An operation of a transaction.
+pub(crate) struct Op(Request);
+
+macro_rules! op_from {
+    ($type:ident, $variant:ident) => {
+        impl From<keelson_proto::etcdserverpb::$type> for Op {
+            fn from(request: keelson_proto::etcdserverpb::$type) -> Self {
+                Self(Request::$variant(request))
+            }
+        }
+    };
+}
+
+op_from!(PutRequest, RequestPut);
+op_from!(RangeRequest, RequestRange);
+op_from!(DeleteRangeRequest, RequestDeleteRange);
+op_from!(TxnRequest, RequestTxn);
+
+/// Puts and gives the revision.
+pub(crate) async fn put_ok(
+    kv: &mut KvClient<Channel>,
+    key: impl AsRef<[u8]>,
+    value: impl AsRef<[u8]>,
+) -> i64 {
+    let response: PutResponse = kv.put(put(key, value)).await.unwrap().into_inner();
+    response.header.unwrap().revision
+}
+
+/// Ranges and gives the response.
+pub(crate) async fn range_ok(kv: &mut KvClient<Channel>, request: RangeRequest) -> RangeResponse {
+    kv.range(request).await.unwrap().into_inner()
+}
+
+/// The keys of a response.
+pub(crate) fn keys(response: &RangeResponse) -> Vec<String> {
+    let key = |kv: &keelson_proto::mvccpb::KeyValue| String::from_utf8_lossy(&kv.key).into_owned();
+    response.kvs.iter().map(key).collect()
+}
+
+/// Asserts that a call was refused with exactly this error: its code and its text.
+#[track_caller]
+pub(crate) fn assert_refused<T: std::fmt::Debug>(
+    result: Result<tonic::Response<T>, tonic::Status>,
+    error: Error,
+) {
+    let status = result.expect_err("the call must be refused");
+    assert_eq!(
+        (status.code(), status.message()),
+        (error.code(), error.text())
+    );
+}
