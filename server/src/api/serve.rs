@@ -288,13 +288,17 @@ impl<G, H> Dispatch<G, H> {
     }
 }
 
-type ResponseFuture =
-    Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'static>>;
+/// A response to come.
+pub type ResponseFuture = tonic::codegen::BoxFuture<Response<Body>, Infallible>;
 
 impl<G, H> Service<Request<Incoming>> for Dispatch<G, H>
 where
-    G: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    G::Future: Send + 'static,
+    G: Service<
+            Request<Incoming>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future = ResponseFuture,
+        >,
     H: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
     H::Future: Send + 'static,
 {
@@ -313,7 +317,7 @@ where
             .get(header::CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         match (http2, grpc) {
-            (true, true) => Box::pin(self.grpc.call(request.map(|body| Body::new(body)))),
+            (true, true) => self.grpc.call(request),
             (true, false) => Box::pin(async {
                 Ok(text(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
