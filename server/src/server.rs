@@ -13,12 +13,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::Layer as _;
 
 use crate::api::http::{HttpService, Metrics};
 use crate::api::serve::{
     Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve, text,
 };
 use crate::api::services::Services;
+use crate::metrics::grpc::{GrpcMetrics, GrpcMetricsLayer};
 use crate::node::Node;
 use crate::node::config::NodeConfig;
 use crate::node::start::NodeObservers;
@@ -68,6 +70,7 @@ impl Server {
         config: ServerConfig,
         observers: NodeObservers,
         metrics: Metrics,
+        grpc_metrics: Arc<GrpcMetrics>,
         ready: Arc<OnceLock<Arc<Node>>>,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
@@ -106,7 +109,7 @@ impl Server {
             }
         }
         drop(ready.set(Arc::clone(&node)));
-        let grpc = Services::new(&node);
+        let grpc = GrpcMetricsLayer(grpc_metrics).layer(Services::new(&node));
         let mut client_addresses = Vec::new();
         let serve_http = http_only.is_empty();
         for listener in clients {
