@@ -4,13 +4,21 @@
 //! |---|---|
 //! | [`api`] | gRPC services, HTTP endpoints, listeners |
 //! | [`node`] | a member: batching, ReadIndex, forwarding, leases, compaction, start and stop |
-//! | [`server`] | listeners around a node; start and stop
+//! | [`server`] | listeners around a node; start and stop |
+//! | [`process`] | the program: arguments, logger, data directory, signals, exit code |
+//! | [`config`] | flags, environment, config file |
+//! | [`logging`] | etcd's log lines |
+//! | [`metrics`] | the metrics page |
 //! | [`raft`] | openraft with Keelson's log, state machine and peer protocol |
 
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod config;
+pub mod logging;
+pub mod metrics;
 pub mod node;
+pub mod process;
 pub mod raft;
 pub mod server;
 

@@ -13,9 +13,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::Layer as _;
 
 use crate::api::http::{HttpService, Metrics};
-use crate::api::serve::{Dispatch, ListenAddress, Listener, ServeOptions, serve, text};
+use crate::api::serve::{
+    Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve, text,
+};
+use crate::api::services::Services;
+use crate::metrics::grpc::{GrpcMetrics, GrpcMetricsLayer};
 use crate::node::Node;
 use crate::node::config::NodeConfig;
 use crate::node::start::NodeObservers;
@@ -65,6 +70,7 @@ impl Server {
         config: ServerConfig,
         observers: NodeObservers,
         metrics: Metrics,
+        grpc_metrics: Arc<GrpcMetrics>,
         ready: Arc<OnceLock<Arc<Node>>>,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
@@ -103,7 +109,7 @@ impl Server {
             }
         }
         drop(ready.set(Arc::clone(&node)));
-        let grpc = crate::api::routes(&node);
+        let grpc = GrpcMetricsLayer(grpc_metrics).layer(Services::new(&node));
         let mut client_addresses = Vec::new();
         let serve_http = http_only.is_empty();
         for listener in clients {
@@ -212,10 +218,10 @@ async fn bind_peers(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>> {
 #[derive(Clone)]
 struct NoGrpc;
 
-impl tower::Service<http::Request<tonic::body::Body>> for NoGrpc {
+impl tower::Service<http::Request<hyper::body::Incoming>> for NoGrpc {
     type Response = http::Response<tonic::body::Body>;
     type Error = std::convert::Infallible;
-    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+    type Future = ResponseFuture;
 
     fn poll_ready(
         &mut self,
@@ -224,8 +230,11 @@ impl tower::Service<http::Request<tonic::body::Body>> for NoGrpc {
         std::task::Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, _request: http::Request<hyper::body::Incoming>) -> Self::Future {
         let status = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        std::future::ready(Ok(text(status, "gRPC is not served here\n")))
+        Box::pin(std::future::ready(Ok(text(
+            status,
+            "gRPC is not served here\n",
+        ))))
     }
 }

@@ -288,39 +288,61 @@ impl<G, H> Dispatch<G, H> {
     }
 }
 
-type ResponseFuture =
-    Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'static>>;
+/// A response to come.
+pub type ResponseFuture = tonic::codegen::BoxFuture<Response<Body>, Infallible>;
+
+/// The future of a [`Dispatch`]ed request; gRPC's is not boxed again.
+pub enum DispatchFuture<F> {
+    /// A gRPC call.
+    Grpc(F),
+    /// Anything else.
+    Http(ResponseFuture),
+}
+
+impl<F> Future for DispatchFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Grpc(call) => Pin::new(call).poll(cx),
+            Self::Http(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
 
 impl<G, H> Service<Request<Incoming>> for Dispatch<G, H>
 where
-    G: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    G::Future: Send + 'static,
+    G: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    G::Future: Send + Unpin + 'static,
     H: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
     H::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = ResponseFuture;
+    type Future = DispatchFuture<G::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.grpc.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> ResponseFuture {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let http2 = request.version() == http::Version::HTTP_2;
         let grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         match (http2, grpc) {
-            (true, true) => Box::pin(self.grpc.call(request.map(|body| Body::new(body)))),
-            (true, false) => Box::pin(async {
+            (true, true) => DispatchFuture::Grpc(self.grpc.call(request)),
+            (true, false) => DispatchFuture::Http(Box::pin(async {
                 Ok(text(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "content type is not gRPC\n",
                 ))
-            }),
-            (false, _) => Box::pin(self.http.call(request)),
+            })),
+            (false, _) => DispatchFuture::Http(Box::pin(self.http.call(request))),
         }
     }
 }

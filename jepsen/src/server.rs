@@ -1,0 +1,219 @@
+//! Server processes of one cluster on loopback.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use keelson_proto::etcdserverpb::RangeRequest;
+use keelson_proto::etcdserverpb::kv_client::KvClient;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+/// How long a cluster may take to serve after a start.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A cluster of processes that share a program and a parent directory for their data.
+#[derive(Debug)]
+pub struct Cluster {
+    program: PathBuf,
+    directory: PathBuf,
+    members: Vec<Member>,
+    arguments: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
+    client: String,
+    peer: String,
+    process: Option<Child>,
+}
+
+impl Cluster {
+    /// Describes a cluster of `size` members whose data lies in `directory`; nothing runs yet.
+    ///
+    /// # Errors
+    /// When no free ports are found.
+    pub fn new(program: &Path, directory: &Path, size: usize, arguments: &[&str]) -> Result<Self> {
+        let mut members = Vec::new();
+        for (place, ports) in free_ports(size * 2)?.chunks_exact(2).enumerate() {
+            let [client, peer] = ports else {
+                bail!("no ports")
+            };
+            members.push(Member {
+                name: format!("m{place}"),
+                client: format!("http://127.0.0.1:{client}"),
+                peer: format!("http://127.0.0.1:{peer}"),
+                process: None,
+            });
+        }
+        Ok(Self {
+            program: program.to_owned(),
+            directory: directory.to_owned(),
+            members,
+            arguments: arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
+        })
+    }
+
+    /// Client URLs.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members
+            .iter()
+            .map(|member| member.client.clone())
+            .collect()
+    }
+
+    /// Starts every member that does not run, and waits until each serves a linearizable read.
+    ///
+    /// # Errors
+    /// When one ends or does not get there in time; its last log lines are in the error.
+    pub async fn start(&mut self) -> Result<()> {
+        let cluster: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| format!("{}={}", member.name, member.peer))
+            .collect();
+        for member in &mut self.members {
+            if member.process.is_none() {
+                member.process = Some(spawn(
+                    &self.program,
+                    &self.directory,
+                    member,
+                    &cluster.join(","),
+                    &self.arguments,
+                )?);
+            }
+        }
+        for place in 0..self.members.len() {
+            self.wait_ready(place).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_ready(&mut self, place: usize) -> Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let Some(member) = self.members.get_mut(place) else {
+                return Ok(());
+            };
+            if let Some(process) = &mut member.process
+                && let Some(status) = process.try_wait()?
+            {
+                let log = last_lines(&self.directory, &member.name);
+                bail!("{} ended with {status}:\n{log}", member.name);
+            }
+            if serves(&member.client).await {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let log = last_lines(&self.directory, &member.name);
+                bail!(
+                    "{} does not serve after {READY_TIMEOUT:?}:\n{log}",
+                    member.name
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Kills a member with SIGKILL.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(&mut self, place: usize) -> Result<()> {
+        if let Some(mut process) = self
+            .members
+            .get_mut(place)
+            .and_then(|member| member.process.take())
+        {
+            process.kill().await.context("kill -9")?;
+        }
+        Ok(())
+    }
+
+    /// Kills all members.
+    ///
+    /// # Errors
+    /// When one cannot be killed.
+    pub async fn kill_all(&mut self) -> Result<()> {
+        for place in 0..self.members.len() {
+            self.kill(place).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn serves(endpoint: &str) -> bool {
+    let read = async {
+        let mut client = KvClient::connect(endpoint.to_owned()).await.ok()?;
+        let request = RangeRequest {
+            key: "ready".into(),
+            ..Default::default()
+        };
+        client.range(request).await.ok()
+    };
+    matches!(
+        tokio::time::timeout(Duration::from_secs(2), read).await,
+        Ok(Some(_))
+    )
+}
+
+fn spawn(
+    program: &Path,
+    directory: &Path,
+    member: &Member,
+    cluster: &str,
+    arguments: &[String],
+) -> Result<Child> {
+    // Beside the data directory's disk: the log must survive a power cut.
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log_path(directory, &member.name))?;
+    Command::new(program)
+        .args(["--name", &member.name])
+        .arg("--data-dir")
+        .arg(directory.join(&member.name))
+        .args(["--listen-client-urls", &member.client])
+        .args(["--advertise-client-urls", &member.client])
+        .args(["--listen-peer-urls", &member.peer])
+        .args(["--initial-advertise-peer-urls", &member.peer])
+        .args(["--initial-cluster", cluster])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn log_path(directory: &Path, name: &str) -> PathBuf {
+    directory
+        .parent()
+        .unwrap_or(directory)
+        .join(format!("{name}.log"))
+}
+
+fn last_lines(directory: &Path, name: &str) -> String {
+    let log = std::fs::read_to_string(log_path(directory, name)).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().rev().take(12).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+/// Ports that are free now, all different.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    listeners
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.port()))
+        .collect()
+}
