@@ -160,8 +160,11 @@ fn read_files(
     start: keelsonpb::SnapshotStart,
     chunks: &mpsc::Sender<keelsonpb::SnapshotChunk>,
 ) -> Result<(), StoreError> {
-    let send = |chunk| chunks.blocking_send(keelsonpb::SnapshotChunk { chunk: Some(chunk) });
-    if send(Chunk::Start(start)).is_err() {
+    let send = |chunk| {
+        let message = keelsonpb::SnapshotChunk { chunk: Some(chunk) };
+        chunks.blocking_send(message).is_ok()
+    };
+    if !send(Chunk::Start(start)) {
         return Ok(());
     }
     for (file, entry) in checkpoint.files().iter().enumerate() {
@@ -175,7 +178,7 @@ fn read_files(
                 crc32c: crc32c::crc32c(&bytes),
                 bytes,
             };
-            if send(Chunk::Data(data)).is_err() {
+            if !send(Chunk::Data(data)) {
                 return Ok(());
             }
             offset += length;

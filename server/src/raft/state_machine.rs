@@ -266,7 +266,9 @@ impl StateMachine {
     /// Freezes a checkpoint if one is due and hands it to the keeper.
     fn checkpoint_if_due(&mut self) {
         let by_count = self.commands_since_checkpoint >= self.shared.snapshot_count;
-        let look = self.commands_since_checkpoint % TAIL_CHECK_COMMANDS == 0;
+        let look = self
+            .commands_since_checkpoint
+            .is_multiple_of(TAIL_CHECK_COMMANDS);
         let due = by_count
             || (look
                 && self.commands_since_checkpoint > 0

@@ -36,7 +36,10 @@ fn read_at(history: &History, job: &HistoryJob) -> Result<HistoryPart, ApplyErro
     let mut revisions: Vec<Arc<RevisionEvents>> = Vec::new();
     let mut current: Option<RevisionEvents> = None;
     let mut bytes = 0;
-    let from = Revision { main: job.from, sub: 0 };
+    let from = Revision {
+        main: job.from,
+        sub: 0,
+    };
     for stored in history.store().scan(from, job.to) {
         let stored = stored?;
         let main = stored.revision.main;
@@ -49,17 +52,28 @@ fn read_at(history: &History, job: &HistoryJob) -> Result<HistoryPart, ApplyErro
             }
         }
         let key = record::key(&stored.record)?;
-        if key.is_empty() || !job.ranges.iter().any(|range: &KeyRange| range.contains(&key)) {
+        if key.is_empty()
+            || !job
+                .ranges
+                .iter()
+                .any(|range: &KeyRange| range.contains(&key))
+        {
             continue;
         }
         let event = event(history, main, key, stored.tombstone, stored.record)?;
         current
-            .get_or_insert_with(|| RevisionEvents { revision: main, events: Vec::new() })
+            .get_or_insert_with(|| RevisionEvents {
+                revision: main,
+                events: Vec::new(),
+            })
             .events
             .push(event);
     }
     revisions.extend(current.map(Arc::new));
-    Ok(HistoryPart { through: job.to, revisions })
+    Ok(HistoryPart {
+        through: job.to,
+        revisions,
+    })
 }
 
 /// Its previous value is what was visible at main − 1; absent if that is compacted.
@@ -70,7 +84,11 @@ fn event(
     tombstone: bool,
     stored: Bytes,
 ) -> Result<Event, ApplyError> {
-    let prev = if main > history.revisions().compact { history.at(&key, main - 1) } else { None };
+    let prev = if main > history.revisions().compact {
+        history.at(&key, main - 1)
+    } else {
+        None
+    };
     let prev = match prev {
         Some(prev) => Prev::Record(history.store().read(prev)?),
         None => Prev::None,

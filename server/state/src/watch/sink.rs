@@ -24,7 +24,11 @@ impl WatchSink {
         store: Arc<OnceLock<StoreReader>>,
         installed: Box<dyn Fn(i64) + Send>,
     ) -> Self {
-        Self { ring, store, installed }
+        Self {
+            ring,
+            store,
+            installed,
+        }
     }
 }
 
