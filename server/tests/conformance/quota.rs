@@ -117,11 +117,7 @@ async fn no_space_is_told_and_left_again() {
         member_id: member,
         ..alarm(AlarmAction::Deactivate)
     };
-    let disarmed = maintenance
-        .alarm(request.clone())
-        .await
-        .unwrap()
-        .into_inner();
+    let disarmed = maintenance.alarm(request).await.unwrap().into_inner();
     assert_eq!(disarmed.alarms, [standing]);
     assert_eq!(alarms(&cluster).await, []);
     put_ok(&mut kv, "small", "2").await;

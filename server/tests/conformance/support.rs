@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use keelson::api::serve::ListenAddress;
+use keelson::metrics::grpc::GrpcMetrics;
 use keelson::node::config::{AutoCompaction, NodeConfig};
 use keelson::node::observer::NodeMetrics;
 use keelson::node::start::NodeObservers;
@@ -102,7 +103,8 @@ impl Member {
         let stop = CancellationToken::new();
         let page = Arc::new(String::new);
         let ready = Arc::new(OnceLock::new());
-        let starting = Server::start(self.config.clone(), observers, page, ready, &stop);
+        let grpc = Arc::new(GrpcMetrics::new(false));
+        let starting = Server::start(self.config.clone(), observers, page, grpc, ready, &stop);
         self.server = soon("the member starts", starting).await?;
         Ok(())
     }
