@@ -5,6 +5,7 @@
 //! | [`transport`] | gRPC over bare HTTP/2 connections, with as little work per call as possible |
 //! | [`load`] | the workloads: put, fill, range, watch, lease |
 //! | [`histogram`], [`report`] | latencies in constant space; what a run prints |
+//! | [`compare`] | etcd and Keelson under the same load: ratios as Markdown |
 //! | [`machine`] | processor affinity, CPU time and memory of a process |
 //!
 //! The driver shares the machine with the server that it measures, so it is built to stay out of
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compare;
 mod histogram;
 mod load;
 mod machine;
@@ -21,6 +23,7 @@ mod transport;
 
 use clap::{Parser, Subcommand};
 
+use crate::compare::options::CompareOptions;
 use crate::load::options::{LeaseOptions, LoadOptions, PutOptions, RangeOptions, WatchOptions};
 
 /// Much of a call's cost is a few short-lived allocations.
@@ -73,6 +76,8 @@ enum Command {
         #[command(flatten)]
         lease: LeaseOptions,
     },
+    /// Starts etcd and Keelson in turn, loads them and prints a table of ratios.
+    Compare(CompareOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -82,5 +87,6 @@ fn main() -> anyhow::Result<()> {
         Command::Range { load, range } => load::run_range(&load, &range),
         Command::Watch { load, put, watch } => load::run_watch(&load, &put, &watch),
         Command::Lease { load, lease } => load::run_lease(&load, &lease),
+        Command::Compare(options) => compare::run(&options),
     }
 }

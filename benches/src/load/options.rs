@@ -13,7 +13,7 @@ pub(crate) struct LoadOptions {
     /// Requests that are on their way at any time: each client waits for its reply.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub clients: u32,
-    /// Connections; 0 for one per 32 clients and at least one per endpoint.
+    /// Connections; 0 for one per 32 clients, and as many to each endpoint.
     #[arg(long, default_value_t = 0)]
     pub conns: u32,
     /// Seconds to measure.
@@ -47,7 +47,7 @@ impl LoadOptions {
         let wanted = match self.conns {
             0 => (self.clients as usize)
                 .div_ceil(32)
-                .max(self.endpoints.len()),
+                .next_multiple_of(self.endpoints.len().max(1)),
             given => given as usize,
         };
         wanted.min(self.clients as usize).max(1)
