@@ -56,14 +56,14 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
             for program in turns {
                 let name = format!("{}-{workload}-{round}", program.name);
                 let place = directory.path.join(&name);
-                if let Err(error) = results.measure(program, &workload, options, &place) {
-                    eprintln!("{name}: {error:#}");
-                    failures.push(format!("{name}: {error:#}"));
-                }
-                // Left behind only for a person to look into a failure.
-                if failures.is_empty() {
-                    fs::remove_dir_all(&place)
-                        .with_context(|| format!("cannot remove {}", place.display()))?;
+                match results.measure(program, &workload, options, &place) {
+                    Ok(()) => fs::remove_dir_all(&place)
+                        .with_context(|| format!("cannot remove {}", place.display()))?,
+                    // What it left is kept for a person to look into.
+                    Err(error) => {
+                        eprintln!("{name}: {error:#}");
+                        failures.push(format!("{name}: {error:#}"));
+                    }
                 }
             }
         }

@@ -86,14 +86,12 @@ impl HttpService {
             Some(version) => (version.as_str(), version.as_str()),
             None => ("not_decided", "unknown"),
         };
-        json(
-            StatusCode::OK,
-            &serde_json::json!({
-                "etcdserver": keelson_proto::SERVER_VERSION,
-                "etcdcluster": cluster,
-                "storage": storage,
-            }),
-        )
+        // In etcd's order of keys.
+        let body = format!(
+            r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{storage}"}}"#,
+            keelson_proto::SERVER_VERSION
+        );
+        json_text(StatusCode::OK, body)
     }
 
     async fn health(&self, query: &Query) -> Response<Body> {
@@ -308,7 +306,11 @@ fn debug_vars() -> Response<Body> {
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    let mut response = text(status, body.to_string());
+    json_text(status, body.to_string())
+}
+
+fn json_text(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = text(status, body);
     let content_type = HeaderValue::from_static("application/json");
     response
         .headers_mut()

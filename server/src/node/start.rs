@@ -47,8 +47,9 @@ use crate::raft::types::{Membership, Node as RaftNode};
 use crate::raft::waiters::Forwarded;
 use crate::raft::wal::{SyncObserver, WalOptions, open_sled};
 
-/// Threads of the raft runtime: the core, and the peers' connections beside it.
-const RAFT_THREADS: usize = 2;
+/// Threads of the raft runtime where there are as many cores: one for Raft's core, one for the
+/// peers' connections beside it. On a single core a second one only costs switches.
+const RAFT_THREADS_MAX: usize = 2;
 /// News of checkpoints that wait; the newest says it all.
 const CHECKPOINT_NEWS_MAX: usize = 4;
 /// How long a peer may take to say whether it knows this member, before bootstrap.
@@ -106,7 +107,7 @@ impl Node {
         let log = LogStore::new(wal).context("cannot read the log")?;
         let (identity, members) = identify(&config, &directories, &log).await?;
         let raft_runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RAFT_THREADS)
+            .worker_threads(cores().min(RAFT_THREADS_MAX))
             .thread_name("raft")
             .enable_all()
             .build()
@@ -166,6 +167,11 @@ impl Node {
         );
         Ok(())
     }
+}
+
+/// Cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Where a member keeps what.
@@ -414,8 +420,7 @@ async fn open(
     let (proposals, proposal_queue) = mpsc::channel(propose::QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(read_index::QUEUE_MAX);
     let history: Arc<dyn History> = Arc::new(ReaderHistory(reader.clone()));
-    let shards = std::thread::available_parallelism().map_or(1, usize::from);
-    let watch_hub = WatchHub::start(shards, &ring, &visible_news, &install_news, &history);
+    let watch_hub = WatchHub::start(cores(), &ring, &visible_news, &install_news, &history);
     let node = Arc::new(Node {
         raft: raft.clone(),
         reader,

@@ -1,0 +1,214 @@
+//! The program itself: exit codes, streams, signals (contract 4.3, 5.1).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, Output, Stdio};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_keelson");
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn output(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn lines(stderr: &[u8]) -> Vec<serde_json::Value> {
+    let text = std::str::from_utf8(stderr).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect()
+}
+
+#[test]
+fn version_and_help_go_to_stdout() {
+    let version = output(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    let text = String::from_utf8(version.stdout).unwrap();
+    assert!(text.starts_with("etcd Version: 3.7.1\n"), "{text}");
+    assert_eq!(text.lines().count(), 4);
+    for arg in ["-h", "--help"] {
+        let help = output(&[arg]);
+        assert_eq!((help.status.code(), help.stderr.len()), (Some(0), 0));
+        assert!(
+            String::from_utf8(help.stdout)
+                .unwrap()
+                .contains("\n  --data-dir '")
+        );
+    }
+}
+
+#[test]
+fn a_bad_flag_is_2() {
+    let bad = output(&["--bogus"]);
+    assert_eq!(bad.status.code(), Some(2));
+    let text = String::from_utf8(bad.stderr).unwrap();
+    assert!(
+        text.starts_with("flag provided but not defined: -bogus\nUsage:"),
+        "{text}"
+    );
+    assert!(bad.stdout.is_empty());
+}
+
+#[test]
+fn configuration_errors_are_1() {
+    for (args, error) in [
+        (&["x"][..], "\"x\" is not a valid flag"),
+        (
+            &["--config-file=/nonexistent"],
+            "open /nonexistent: no such file or directory",
+        ),
+        (
+            &["--log-format=bad"],
+            "unknown log format: bad, supported values json, console",
+        ),
+        (
+            &["--auto-compaction-mode=bad"],
+            "unknown auto-compaction-mode \"bad\"",
+        ),
+    ] {
+        let refused = output(args);
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        let lines = lines(&refused.stderr);
+        let line = lines
+            .iter()
+            .find(|line| line["msg"] == "failed to verify flags")
+            .unwrap();
+        assert_eq!(line["error"], error);
+    }
+}
+
+#[test]
+fn a_flag_shadowed_by_its_variable_is_fatal() {
+    let refused = command(&["--name=a"])
+        .env("ETCD_NAME", "b")
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let lines = lines(&refused.stderr);
+    let line = lines.last().unwrap();
+    assert_eq!(line["level"], "fatal");
+    assert_eq!(line["environment-variable"], "ETCD_NAME");
+    assert_eq!(
+        line["msg"],
+        "conflicting environment variable is shadowed by corresponding command-line flag (either \
+         unset environment variable or disable flag))"
+    );
+}
+
+#[test]
+fn it_may_be_called_etcd() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("etcd");
+    std::os::unix::fs::symlink(PROGRAM, &link).unwrap();
+    let version = Command::new(link)
+        .arg0("etcd")
+        .arg("--version")
+        .output()
+        .unwrap();
+    assert_eq!(version.status.code(), Some(0));
+}
+
+/// A member on ports that were free a moment ago.
+struct Member {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Member {
+    fn start(directory: &std::path::Path) -> Self {
+        let free = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            format!("http://{}", listener.local_addr().unwrap())
+        };
+        let (client, peer) = (free(), free());
+        let mut child = command(&[
+            "--name=a",
+            &format!("--data-dir={}", directory.display()),
+            &format!("--listen-client-urls={client}"),
+            &format!("--advertise-client-urls={client}"),
+            &format!("--listen-peer-urls={peer}"),
+            &format!("--initial-advertise-peer-urls={peer}"),
+            &format!("--initial-cluster=a={peer}"),
+            "--snapshot-catchup-entries=1000",
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr }
+    }
+
+    /// The first line with this message; every line before it must be sound.
+    fn wait_for(&mut self, message: &str) -> serde_json::Value {
+        let mut seen = String::new();
+        loop {
+            let start = seen.len();
+            assert!(
+                self.stderr.read_line(&mut seen).unwrap() > 0,
+                "no {message:?} in:\n{seen}"
+            );
+            let line: serde_json::Value = serde_json::from_str(&seen[start..]).unwrap();
+            assert!(
+                !["error", "fatal"].contains(&line["level"].as_str().unwrap()),
+                "{line}"
+            );
+            if line["msg"] == message {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn a_member_serves_and_dies_by_the_signal_that_stops_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("a.etcd");
+    for (name, number) in [("-TERM", 15), ("-INT", 2)] {
+        let mut member = Member::start(&data_dir);
+        let started = member.wait_for("starting an etcd server");
+        assert_eq!(started["snapshot-catchup-entries"], 1000);
+        assert_eq!(started["v2-deprecation"], "write-only");
+        assert_eq!(started["member-initialized"], number == 2);
+        member.wait_for("ready to serve client requests");
+        let second = output(&[&format!("--data-dir={}", data_dir.display())]);
+        assert_eq!(second.status.code(), Some(1));
+        assert!(
+            String::from_utf8(second.stderr)
+                .unwrap()
+                .contains("is in use by another process")
+        );
+        member.signal(name);
+        member.wait_for("received signal; shutting down");
+        member.wait_for("closed etcd server");
+        assert_eq!(member.child.wait().unwrap().signal(), Some(number));
+    }
+}
