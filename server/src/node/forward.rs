@@ -5,10 +5,11 @@
 //!   back for it is an error, or the index.
 //! - When the stream breaks, every request on it is told at once. Clients of a leader that died do
 //!   not wait out the request timeout (contract 9).
+//! - A stream that was given up sends nothing any more: what its requests were told would be wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt as _;
 use keelson_proto::error::Error;
@@ -18,6 +19,7 @@ use keelson_proto::keelsonpb::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::raft::network::Network;
 use crate::raft::peers::{Peers, Purpose};
@@ -60,13 +62,41 @@ struct Inner {
 struct Stream {
     leader: u64,
     items: mpsc::Sender<ForwardItem>,
-    pending: Arc<Mutex<Pending>>,
-    /// Requests may have been sent.
-    open: Arc<AtomicBool>,
+    pending: Arc<Mutex<Option<Pending>>>,
+    /// Ends the stream's task.
+    given_up: CancellationToken,
 }
 
-/// Requests on a stream that are not answered; `None` once the stream has broken.
-type Pending = Option<HashMap<u64, Request>>;
+impl Stream {
+    fn new(leader: u64, items: mpsc::Sender<ForwardItem>) -> Self {
+        Self {
+            leader,
+            items,
+            pending: Arc::new(Mutex::new(Some(Pending::default()))),
+            given_up: CancellationToken::new(),
+        }
+    }
+
+    /// From here on requests may be sent. Not if the stream was given up before: its requests were
+    /// told that nothing was sent, and may have gone another way.
+    fn open(&self) -> bool {
+        match self.pending.lock().as_mut() {
+            Some(pending) => {
+                pending.open = true;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Requests on a stream that are not answered; gone once the stream has broken.
+#[derive(Default)]
+struct Pending {
+    requests: HashMap<u64, Request>,
+    /// Requests may have been sent.
+    open: bool,
+}
 
 enum Request {
     /// A proposal, by its request id: apply answers it.
@@ -174,7 +204,7 @@ impl Forwarder {
         let stream = self.stream(leader);
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         match stream.pending.lock().as_mut() {
-            Some(pending) => pending.insert(id, waiting),
+            Some(pending) => pending.requests.insert(id, waiting),
             None => return Err(ForwardError::Lost),
         };
         let item = ForwardItem {
@@ -187,7 +217,7 @@ impl Forwarder {
                 .pending
                 .lock()
                 .as_mut()
-                .and_then(|pending| pending.remove(&id))
+                .and_then(|pending| pending.requests.remove(&id))
             {
                 Some(_) => Err(ForwardError::Lost),
                 None => Ok(()),
@@ -205,13 +235,7 @@ impl Forwarder {
             return stream.clone();
         }
         let (items, receiver) = mpsc::channel(QUEUE_MAX);
-        let pending = Arc::new(Mutex::new(Some(HashMap::new())));
-        let stream = Stream {
-            leader,
-            items,
-            pending,
-            open: Arc::default(),
-        };
+        let stream = Stream::new(leader, items);
         let replaced = current.replace(stream.clone());
         drop(current);
         if let Some(replaced) = replaced {
@@ -228,9 +252,14 @@ impl Forwarder {
 
 /// One stream's life: requests out, answers in, and at the end everything pending is told.
 async fn run_stream(inner: Arc<Inner>, stream: Stream, items: mpsc::Receiver<ForwardItem>) {
-    if let Err(error) = exchange(&inner, &stream, items).await {
-        let leader = format!("{:x}", stream.leader);
-        tracing::debug!(leader, error = %error, "stream to the leader ended");
+    tokio::select! {
+        ended = exchange(&inner, &stream, items) => if let Err(error) = ended {
+            let leader = format!("{:x}", stream.leader);
+            tracing::debug!(leader, error = %error, "stream to the leader ended");
+        },
+        // A leader that hangs would keep the task for ever, and get what still waits to be sent
+        // once it goes on.
+        () = stream.given_up.cancelled() => {}
     }
     inner.give_up(&stream);
 }
@@ -250,8 +279,9 @@ async fn exchange(
         .network
         .request(stream.leader, ReceiverStream::new(outbound));
     let mut inbound = client.forward(request).await?.into_inner();
-    // From here on requests are sent; before, none was.
-    stream.open.store(true, Ordering::Release);
+    if !stream.open() {
+        return Ok(());
+    }
     let packing = pack(items, messages);
     let receiving = async {
         while let Some(message) = inbound.next().await {
@@ -308,7 +338,7 @@ impl Inner {
             .pending
             .lock()
             .as_mut()
-            .and_then(|map| map.remove(&result.id));
+            .and_then(|pending| pending.requests.remove(&result.id));
         match (request, result.result) {
             (Some(Request::Propose(request_id)), Some(forward_result::Result::Error(error))) => {
                 self.fail_proposal(request_id, from_proto(&error));
@@ -324,13 +354,14 @@ impl Inner {
     }
 
     fn give_up(&self, stream: &Stream) {
+        stream.given_up.cancel();
         let Some(pending) = stream.pending.lock().take() else {
             return;
         };
-        for request in pending.into_values() {
+        for request in pending.requests.into_values() {
             match request {
                 Request::Propose(request_id) => {
-                    let error = if stream.open.load(Ordering::Acquire) {
+                    let error = if pending.open {
                         ProposeError::Indefinite(Error::TimeoutDueToConnectionLost)
                     } else {
                         ProposeError::Definite(Error::NotLeader)
@@ -347,5 +378,49 @@ impl Inner {
             // A caller that has gone is not told.
             drop(waiter.send(Err(error)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn forwarder() -> (Forwarder, Arc<Forwarded>) {
+        let peers = Arc::new(Peers::new(1));
+        let forwarded = Arc::new(Forwarded::default());
+        let network = Network::new(Arc::clone(&peers), 7, Duration::from_secs(1));
+        let forwarder = Forwarder::new(network, peers, Arc::clone(&forwarded));
+        (forwarder, forwarded)
+    }
+
+    /// A pending proposal on a stream, opened or not; what it is told when the stream is given up.
+    async fn told(open: bool) -> ProposeError {
+        let (forwarder, forwarded) = forwarder();
+        let (items, _queue) = mpsc::channel(1);
+        let stream = Stream::new(2, items);
+        let (sender, answer) = oneshot::channel();
+        forwarded.insert(5, sender);
+        if let Some(pending) = stream.pending.lock().as_mut() {
+            pending.requests.insert(1, Request::Propose(5));
+        }
+        if open {
+            assert!(stream.open());
+        }
+        *forwarder.inner.stream.lock() = Some(stream.clone());
+        forwarder.leader_changed(None);
+        assert!(stream.given_up.is_cancelled());
+        assert!(!stream.open(), "sends after its requests were told");
+        answer.await.unwrap().unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_given_up_sends_nothing() {
+        assert_eq!(told(false).await, ProposeError::Definite(Error::NotLeader));
+        assert_eq!(
+            told(true).await,
+            ProposeError::Indefinite(Error::TimeoutDueToConnectionLost)
+        );
     }
 }
