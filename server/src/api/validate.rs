@@ -13,6 +13,11 @@ use keelson_proto::etcdserverpb::{
 };
 use tonic::Status;
 
+/// Transactions inside each other. Replicated, a request stands two messages deeper than it arrived;
+/// what just decodes here would no longer decode in the log, and stop every member that applies it.
+/// protobuf's limit is 100 messages, two a level.
+const NESTING_MAX: usize = 40;
+
 /// Checks a range.
 ///
 /// # Errors
@@ -94,14 +99,14 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Error> {
 /// TooManyOps, EmptyKey, KeyNotFound for an empty operation, DuplicateKey, and those of the
 /// operations.
 pub fn txn(request: &TxnRequest, ops_max: usize) -> Result<(), Error> {
-    operations(request, ops_max)?;
+    operations(request, ops_max, NESTING_MAX)?;
     // The two branches exclude each other, so each is looked at alone.
     intervals(&request.success)?;
     intervals(&request.failure)?;
     Ok(())
 }
 
-fn operations(request: &TxnRequest, ops_max: usize) -> Result<(), Error> {
+fn operations(request: &TxnRequest, ops_max: usize, nesting_max: usize) -> Result<(), Error> {
     let largest = request
         .compare
         .len()
@@ -115,8 +120,11 @@ fn operations(request: &TxnRequest, ops_max: usize) -> Result<(), Error> {
     }
     for operation in request.success.iter().chain(&request.failure) {
         match &operation.request {
-            // A nested transaction gets what its parent leaves; this also bounds the depth.
-            Some(Request::RequestTxn(nested)) => operations(nested, ops_max - largest)?,
+            // A nested transaction gets what its parent leaves.
+            Some(Request::RequestTxn(nested)) => {
+                let nesting_max = nesting_max.checked_sub(1).ok_or(Error::TooManyOps)?;
+                operations(nested, ops_max - largest, nesting_max)?;
+            }
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
@@ -361,6 +369,45 @@ mod tests {
             nested = txn_op(vec![nested], vec![]);
         }
         assert_eq!(check(vec![nested]), Err(Error::TooManyOps));
+    }
+
+    #[test]
+    fn the_deepest_transaction_decodes_in_the_log() {
+        use prost::Message as _;
+
+        use crate::raft::types::Batch;
+
+        let nested = |depth| {
+            let mut request = TxnRequest {
+                compare: vec![],
+                success: vec![put_op(b"a")],
+                failure: vec![],
+            };
+            for _ in 0..depth {
+                request = TxnRequest {
+                    compare: vec![],
+                    success: vec![op(Request::RequestTxn(request))],
+                    failure: vec![],
+                };
+            }
+            request
+        };
+        let replicates = |request| {
+            let command = keelson_proto::keelsonpb::Command {
+                request: Some(keelson_proto::keelsonpb::command::Request::Txn(request)),
+                ..Default::default()
+            };
+            let proposed = Batch::propose(vec![command], Vec::new());
+            Batch::from_encoded(proposed.encoded().clone())
+                .take_commands()
+                .is_ok()
+        };
+        assert_eq!(txn(&nested(NESTING_MAX), 128), Ok(()));
+        assert!(replicates(nested(NESTING_MAX)));
+        assert_eq!(txn(&nested(NESTING_MAX + 1), 128), Err(Error::TooManyOps));
+        // Why there is a limit.
+        assert!(TxnRequest::decode(nested(49).encode_to_vec().as_slice()).is_ok());
+        assert!(!replicates(nested(49)));
     }
 
     #[test]
