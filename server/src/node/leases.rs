@@ -214,11 +214,13 @@ pub async fn run(node: Arc<Node>) {
             leading = leads;
             if leads {
                 node.status().became_leader();
-                let terms = node.reader().leases().into_iter().map(|lease| LeaseTerms {
-                    id: lease.id,
-                    ttl: lease.ttl_seconds,
-                    remaining_ttl: lease.remaining_ttl_seconds,
-                });
+                let terms = || {
+                    node.reader().leases().into_iter().map(|lease| LeaseTerms {
+                        id: lease.id,
+                        ttl: lease.ttl_seconds,
+                        remaining_ttl: lease.remaining_ttl_seconds,
+                    })
+                };
                 node.lessor().promote(terms, node.config().election_timeout);
             } else {
                 node.lessor().demote();

@@ -55,10 +55,18 @@ struct Timer {
 }
 
 impl Lessor {
-    /// This member leads from now on.
-    pub fn promote(&self, leases: impl IntoIterator<Item = LeaseTerms>, extend: Duration) {
+    /// This member leads from now on, with the leases that `leases` reads.
+    ///
+    /// They are read under the lock that `granted` and `revoked` take: what is applied meanwhile is
+    /// either read, or noted afterwards, never lost.
+    pub fn promote<T: IntoIterator<Item = LeaseTerms>>(
+        &self,
+        leases: impl FnOnce() -> T,
+        extend: Duration,
+    ) {
+        let mut inner = self.inner.lock();
         let now = Instant::now();
-        let mut timers: Vec<(i64, Timer)> = leases
+        let mut timers: Vec<(i64, Timer)> = leases()
             .into_iter()
             .map(|lease| {
                 let seconds = if lease.remaining_ttl > 0 {
@@ -82,7 +90,7 @@ impl Lessor {
             .iter()
             .map(|(id, timer)| Reverse((timer.expiry, *id)))
             .collect();
-        *self.inner.lock() = Some(Primary {
+        *inner = Some(Primary {
             leases: timers.into_iter().collect(),
             heap,
         });
@@ -226,7 +234,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn expires_renews_and_retries() {
         let lessor = Lessor::default();
-        lessor.promote([lease(1, 10, 0), lease(2, 10, 4)], Duration::from_secs(1));
+        lessor.promote(
+            || [lease(1, 10, 0), lease(2, 10, 4)],
+            Duration::from_secs(1),
+        );
         assert_eq!(lessor.remaining(1), Some((11, 10)));
         assert_eq!(lessor.remaining(2), Some((5, 10)));
         tokio::time::advance(Duration::from_secs(6)).await;
@@ -248,7 +259,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_expiries_are_spread() {
         let lessor = Lessor::default();
-        lessor.promote((0..3000).map(|id| lease(id, 5, 0)), Duration::ZERO);
+        lessor.promote(|| (0..3000).map(|id| lease(id, 5, 0)), Duration::ZERO);
         tokio::time::advance(Duration::from_millis(5050)).await;
         let first = lessor.expired().len();
         assert!((1..=60).contains(&first), "{first}");
@@ -263,7 +274,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_longest_ttl_is_no_overflow() {
         let lessor = Lessor::default();
-        lessor.promote([], Duration::ZERO);
+        lessor.promote(|| [], Duration::ZERO);
         lessor.granted(7, 9_000_000_000);
         assert!(
             lessor
