@@ -198,7 +198,8 @@ pub async fn run(node: Arc<Node>) {
     let mut metrics = node.status().watch_metrics();
     let mut look = tokio::time::interval(EXPIRY_INTERVAL);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut leading = false;
+    // The term it leads in.
+    let mut leading = None;
     loop {
         let due = tokio::select! {
             () = node.stopping.cancelled() => return,
@@ -208,11 +209,14 @@ pub async fn run(node: Arc<Node>) {
             }
             _ = look.tick() => true,
         };
-        let leads = metrics.look(|metrics| metrics.state.is_leader())
-            && node.status().applied().term() == node.status().term();
+        let applied_term = node.status().applied().term();
+        let leads = metrics.look(|metrics| {
+            let leads = metrics.state.is_leader() && metrics.current_term == applied_term;
+            leads.then_some(metrics.current_term)
+        });
         if leads != leading {
             leading = leads;
-            if leads {
+            if leads.is_some() {
                 node.status().became_leader();
                 let terms = || {
                     node.reader().leases().into_iter().map(|lease| LeaseTerms {
@@ -226,14 +230,16 @@ pub async fn run(node: Arc<Node>) {
                 node.lessor().demote();
             }
         }
-        if due && leads {
-            expire(&node, &revokes).await;
+        if let Some(term) = leads
+            && due
+        {
+            expire(&node, &revokes, term).await;
         }
     }
 }
 
 /// Revokes what has expired, after confirming that this member still leads (#15247).
-async fn expire(node: &Arc<Node>, revokes: &Arc<Semaphore>) {
+async fn expire(node: &Arc<Node>, revokes: &Arc<Semaphore>, term: u64) {
     let expired = node.lessor().expired();
     if expired.is_empty()
         || read_index::read_index_for_follower(node.raft())
@@ -242,17 +248,30 @@ async fn expire(node: &Arc<Node>, revokes: &Arc<Semaphore>) {
     {
         return;
     }
+    // Apart, so that the end of the leadership is noticed while revocations wait for each other.
+    tokio::spawn(revoke(Arc::clone(node), Arc::clone(revokes), expired, term));
+}
+
+/// Revokes leases while this member leads in `term`. Only as the leader: the next one gives every
+/// lease its time anew, and a revocation that reached it would break its promise.
+async fn revoke(node: Arc<Node>, revokes: Arc<Semaphore>, expired: Vec<i64>, term: u64) {
     for id in expired {
-        let Ok(permit) = Arc::clone(revokes).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&revokes).acquire_owned().await else {
             return;
         };
-        let node = Arc::clone(node);
+        let leads = node
+            .status()
+            .with_metrics(|metrics| metrics.state.is_leader() && metrics.current_term == term);
+        if !leads {
+            return;
+        }
+        let node = Arc::clone(&node);
         tokio::spawn(async move {
             let _permit = permit;
             let request = Request::LeaseRevoke(LeaseRevokeRequest { id });
-            match node.propose_unchecked(request).await {
+            match node.propose_as_leader(request).await {
                 // Somebody else's revocation came first.
-                Ok(_) | Err(NodeError::Etcd(Error::LeaseNotFound)) => {}
+                Ok(()) | Err(NodeError::Etcd(Error::LeaseNotFound)) => {}
                 // It comes up again (lessor).
                 Err(error) => tracing::debug!(lease = id, error = %error, "revocation failed"),
             }

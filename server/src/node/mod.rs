@@ -272,12 +272,7 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`].
     pub async fn propose_unchecked(&self, request: Request) -> Result<Response, NodeError> {
-        let command = Command {
-            request_id: self.next_request_id.fetch_add(1, Ordering::Relaxed),
-            user: String::new(),
-            auth_revision: 0,
-            request: Some(request),
-        };
+        let command = self.command(request);
         if command.encoded_len() > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
             return Err(Error::RequestTooLarge.into());
         }
@@ -300,6 +295,31 @@ impl Node {
             reply.resolve()
         };
         response.map_err(|error| refusal(error).into())
+    }
+
+    /// Replicates a request as the leader, or not at all: it never goes through another member, and
+    /// is not tried again. For what only holds while this member leads, such as the end of a lease.
+    ///
+    /// # Errors
+    /// NotLeader, what apply refuses, and what leaves its fate unknown.
+    pub async fn propose_as_leader(&self, request: Request) -> Result<(), NodeError> {
+        let proposed = self.propose_here(self.command(request));
+        match tokio::time::timeout(self.config.request_timeout(), proposed).await {
+            Ok(Ok(outcome)) => outcome.map(drop).map_err(NodeError::Etcd),
+            Ok(Err(ProposeError::Definite(error) | ProposeError::Indefinite(error))) => {
+                Err(error.into())
+            }
+            Err(_) => Err(Error::Timeout.into()),
+        }
+    }
+
+    fn command(&self, request: Request) -> Command {
+        Command {
+            request_id: self.next_request_id.fetch_add(1, Ordering::Relaxed),
+            user: String::new(),
+            auth_revision: 0,
+            request: Some(request),
+        }
     }
 
     /// Refuses proposals while apply is far behind.
