@@ -63,7 +63,7 @@ impl kv_server::KV for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Chunks>, Status> {
-        let mut guard = metadata::check_stream(&self.node, request.metadata())?;
+        let guard = metadata::check_stream(&self.node, request.metadata())?;
         let request = request.into_inner();
         validate::range_stream(&request)?;
         let stream = self.node.range_stream(&request).await?;
@@ -73,10 +73,15 @@ impl kv_server::KV for KvService {
             keys: CHUNK_KEYS_FIRST,
             bytes_max: self.node.config().max_request_bytes,
         };
-        let chunks = futures::stream::try_unfold(chunks, move |reader| reader.next());
-        let chunks = futures::StreamExt::take_until(chunks, async move {
-            // A stream that requires a leader ends without one.
-            guard.broken().await
+        let state = (chunks, guard);
+        let chunks = futures::stream::try_unfold(state, |(reader, mut guard)| async move {
+            tokio::select! {
+                next = reader.next() => {
+                    Ok(next?.map(|(chunk, reader)| (chunk, (reader, guard))))
+                }
+                // With an error: a list that is cut off must not look complete.
+                status = guard.broken() => Err(status),
+            }
         });
         Ok(Response::new(Box::pin(chunks)))
     }
