@@ -19,9 +19,13 @@ use tonic::{Request, Response, Status};
 use super::header::Header;
 use super::{metadata, unsupported};
 use crate::node::Node;
+use crate::node::error::NodeError;
 
 /// Shown as the quota when there is none: clients divide by it (contract 2.10).
 const QUOTA_SHOWN_WITHOUT: i64 = i64::MAX;
+
+/// A leader transfer that does not come about; sent as Unknown (contract 3, wire quirks).
+const TRANSFER_TIMEOUT: &str = "etcdserver: request timed out, leader transfer took too long";
 
 /// The service.
 #[derive(Clone)]
@@ -178,7 +182,12 @@ impl maintenance_server::Maintenance for MaintenanceService {
         }
         if target != local {
             let wait = self.node.config().request_timeout();
-            self.node.transfer_to(target, wait).await?;
+            match self.node.transfer_to(target, wait).await {
+                Err(NodeError::Etcd(Error::Timeout)) => {
+                    return Err(NodeError::Other(TRANSFER_TIMEOUT.to_owned()).into());
+                }
+                result => result?,
+            }
         }
         Ok(Response::new(MoveLeaderResponse { header: None }))
     }

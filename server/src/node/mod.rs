@@ -207,7 +207,8 @@ impl Node {
         };
         match tokio::time::timeout(self.config.request_timeout(), wait).await {
             Ok(result) => result,
-            Err(_) => Err(self.timeout_error().into()),
+            // The same with and without a leader (contract 2.1).
+            Err(_) => Err(Error::Timeout.into()),
         }
     }
 
@@ -284,7 +285,7 @@ impl Node {
             Err(_) if self.status.leader().leader.is_none() => {
                 return Err(NodeError::DeadlineExceeded);
             }
-            Err(_) => return Err(self.timeout_error_since(began).into()),
+            Err(_) => return Err(self.timeout_error(began).into()),
         };
         let reply = outcome.map_err(NodeError::Etcd)?;
         let response = if reply.needs_disk() {
@@ -399,15 +400,11 @@ impl Node {
         }
     }
 
-    fn timeout_error(&self) -> Error {
-        self.timeout_error_since(tokio::time::Instant::now())
-    }
-
     /// Which of the timeout texts applies (contract 2.1).
-    fn timeout_error_since(&self, began: tokio::time::Instant) -> Error {
+    fn timeout_error(&self, began: tokio::time::Instant) -> Error {
         if self
             .status
-            .became_leader_after(began, 2 * self.config.election_timeout)
+            .became_leader_within(began, 2 * self.config.election_timeout)
         {
             return Error::TimeoutDueToLeaderFail;
         }

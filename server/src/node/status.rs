@@ -98,11 +98,11 @@ impl NodeStatus {
         *self.leading_since.lock() = Some(Instant::now());
     }
 
-    /// Whether this member became leader after `began`, or not long before.
+    /// Whether this member became leader after `began`, and no later than `within`.
     #[must_use]
-    pub fn became_leader_after(&self, began: Instant, before: std::time::Duration) -> bool {
+    pub fn became_leader_within(&self, began: Instant, within: std::time::Duration) -> bool {
         self.leading_since
             .lock()
-            .is_some_and(|since| since + before > began)
+            .is_some_and(|since| began < since && since < began + within)
     }
 }
