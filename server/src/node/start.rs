@@ -221,7 +221,15 @@ async fn identify(
     log: &LogStore,
 ) -> Result<(Identity, Bootstrap)> {
     if let Some(identity) = Identity::read(&directories.member)? {
-        return Ok((identity, bootstrap_members_if_unstarted(config, log)));
+        let (last, purged) = log.ends();
+        if last.is_some() || purged.is_some() {
+            return Ok((identity, None));
+        }
+        // It stopped before its log got its first entry, and bootstraps again; unless its log is
+        // gone, which the others know.
+        let members = bootstrap_members(config);
+        ask_peers(&identity, &members).await?;
+        return Ok((identity, Some(raft_nodes(members))));
     }
     let (last, purged) = log.ends();
     if last.is_some() || purged.is_some() {
@@ -271,12 +279,6 @@ fn raft_nodes(members: BTreeMap<u64, (&str, Vec<String>)>) -> BTreeMap<u64, Raft
             )
         })
         .collect()
-}
-
-/// A member that stopped before its log got its first entry bootstraps again.
-fn bootstrap_members_if_unstarted(config: &NodeConfig, log: &LogStore) -> Bootstrap {
-    let (last, purged) = log.ends();
-    (last.is_none() && purged.is_none()).then(|| raft_nodes(bootstrap_members(config)))
 }
 
 /// Refuses to bootstrap a member that its peers know: it has lost its data, and could vote
