@@ -56,6 +56,9 @@ pub async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
                 },
             },
         };
+        if first.waiter.is_gone() {
+            continue;
+        }
         let (batch, rest) = fill(first, &mut queue);
         held = rest;
         match submit(&raft, batch).await {
@@ -76,6 +79,9 @@ fn fill(first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> (Batch, Option
         let Ok(proposal) = queue.try_recv() else {
             break;
         };
+        if proposal.waiter.is_gone() {
+            continue;
+        }
         let size = proposal.command.encoded_len();
         if bytes + size > BATCH_BYTES_MAX {
             rest = Some(proposal);

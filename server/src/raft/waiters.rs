@@ -45,6 +45,17 @@ pub enum Waiter {
 }
 
 impl Waiter {
+    /// Whether nobody waits any more: a proposal still queued is then dropped. While there is no
+    /// quorum the queue fills with requests that time out; applied minutes later they would undo
+    /// what was written since.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Local(sender) => sender.is_closed(),
+            Self::Remote { results, .. } => results.is_closed(),
+        }
+    }
+
     /// The command was applied at this index with this outcome.
     pub fn applied(self, index: u64, outcome: Outcome) {
         match self {
