@@ -540,6 +540,8 @@ fn serve_peers(
         let incoming = incoming(listener, stopping.clone());
         let router = tonic::transport::Server::builder()
             .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(PEER_KEEPALIVE))
+            .http2_keepalive_timeout(Some(PEER_KEEPALIVE))
             .initial_stream_window_size(PEER_WINDOW_BYTES)
             .initial_connection_window_size(PEER_WINDOW_BYTES)
             .add_service(raft.clone())
@@ -609,6 +611,9 @@ async fn stop_on_fatal(node: Arc<Node>) {
     }
 }
 
+/// A peer's silent connection is probed after this time and given up after as long again: one whose
+/// machine has gone would otherwise stay, with its streams.
+const PEER_KEEPALIVE: Duration = Duration::from_secs(10);
 /// HTTP/2 window of a peer's connection, as on the dialling side.
 const PEER_WINDOW_BYTES: u32 = 8 << 20;
 

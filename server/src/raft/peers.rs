@@ -144,6 +144,10 @@ impl Peers {
     pub fn heard(&self, id: u64, silence_max: Duration) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
+        // Anybody can call himself anything: only members are remembered.
+        if !inner.urls.contains_key(&id) {
+            return;
+        }
         let heard = inner.heard.entry(id).or_insert(Heard {
             first: now,
             last: now,
