@@ -138,6 +138,8 @@ impl lease_server::Lease for LeaseService {
         let (ttl, granted_ttl, keys) = match self.node.time_to_live(id).await? {
             Some((ttl, granted)) => {
                 let keys = if request.keys {
+                    // The leader knows the lease; what is attached to it is read here.
+                    self.node.linearize().await?;
                     self.node.reader().lease_keys(id)
                 } else {
                     Vec::new()

@@ -94,7 +94,10 @@ async fn take(node: &Arc<Node>, item: ForwardItem, results: &mpsc::Sender<Forwar
         Some(forward_item::Request::LeaseRenew(lease)) => {
             let node = Arc::clone(node);
             tokio::spawn(async move {
-                let result = match node.renew_as_leader(lease).await {
+                // Nobody waits longer: a lease whose revocation does not come about may stay expired.
+                let timeout = node.config().request_timeout();
+                let renewed = tokio::time::timeout(timeout, node.renew_as_leader(lease)).await;
+                let result = match renewed.unwrap_or(Err(Error::Timeout)) {
                     Ok(ttl) => lease_state(lease, ttl, 0),
                     Err(error) => refusal(error),
                 };
@@ -102,11 +105,14 @@ async fn take(node: &Arc<Node>, item: ForwardItem, results: &mpsc::Sender<Forwar
             });
         }
         Some(forward_item::Request::LeaseTimeToLive(lease)) => {
-            let result = match node.remaining_as_leader(lease) {
-                Ok((ttl, granted)) => lease_state(lease, ttl, granted),
-                Err(error) => refusal(error),
-            };
-            answer(&results, id, result).await;
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                let result = match node.remaining_as_leader(lease).await {
+                    Ok((ttl, granted)) => lease_state(lease, ttl, granted),
+                    Err(error) => refusal(error),
+                };
+                answer(&results, id, result).await;
+            });
         }
         None => {}
     }

@@ -66,7 +66,7 @@ impl Node {
             let answer = if self.raft().is_leader() {
                 match ask {
                     Ask::Renew => self.renew_as_leader(id).await.map(|ttl| (ttl, ttl)),
-                    Ask::TimeToLive => self.remaining_as_leader(id),
+                    Ask::TimeToLive => self.remaining_as_leader(id).await,
                 }
             } else if let Some(leader) = view.leader {
                 self.ask_through(leader, id, ask).await
@@ -120,16 +120,7 @@ impl Node {
             return Ok(ttl);
         }
         if !self.lessor().is_expired(id) {
-            let committed = self.status().with_metrics(|metrics| {
-                metrics
-                    .local_committed
-                    .as_ref()
-                    .map_or(0, openraft::LogId::index)
-            });
-            let applied = self.status().applied().wait(committed);
-            tokio::time::timeout(APPLY_WAIT, applied)
-                .await
-                .map_err(|_| Error::TimeoutWaitAppliedIndex)?;
+            self.wait_for_committed().await?;
         }
         while self.lessor().is_expired(id) {
             tokio::time::sleep(EXPIRED_PAUSE).await;
@@ -138,6 +129,20 @@ impl Node {
             return Err(Error::NotLeader);
         }
         self.lessor().renew(id).ok_or(Error::LeaseNotFound)
+    }
+
+    /// Waits until what is committed here is applied: a follower may have acknowledged it already.
+    async fn wait_for_committed(&self) -> Result<(), Error> {
+        let committed = self.status().with_metrics(|metrics| {
+            metrics
+                .local_committed
+                .as_ref()
+                .map_or(0, openraft::LogId::index)
+        });
+        let applied = self.status().applied().wait(committed);
+        tokio::time::timeout(APPLY_WAIT, applied)
+            .await
+            .map_err(|_| Error::TimeoutWaitAppliedIndex)
     }
 
     /// Whether no quorum has acknowledged this leader for three heartbeats.
@@ -151,11 +156,19 @@ impl Node {
         })
     }
 
-    /// Remaining and granted seconds of a lease, as the leader.
+    /// Remaining and granted seconds of a lease, as the leader. An unknown one may just have been
+    /// granted.
     ///
     /// # Errors
-    /// NotLeader, LeaseNotFound.
-    pub fn remaining_as_leader(&self, id: i64) -> Result<(i64, i64), Error> {
+    /// NotLeader, LeaseNotFound, TimeoutWaitAppliedIndex.
+    pub async fn remaining_as_leader(&self, id: i64) -> Result<(i64, i64), Error> {
+        if !self.lessor().is_primary() {
+            return Err(Error::NotLeader);
+        }
+        if let Some(times) = self.lessor().remaining(id) {
+            return Ok(times);
+        }
+        self.wait_for_committed().await?;
         if !self.lessor().is_primary() {
             return Err(Error::NotLeader);
         }
