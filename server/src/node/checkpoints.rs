@@ -20,7 +20,13 @@ pub async fn run(
     network: Network,
     mut checkpoints: mpsc::Receiver<Arc<Checkpoint>>,
 ) {
-    while let Some(checkpoint) = checkpoints.recv().await {
+    loop {
+        // The node holds the sending side, so the queue does not close by itself.
+        let checkpoint = tokio::select! {
+            checkpoint = checkpoints.recv() => checkpoint,
+            () = node.stopping.cancelled() => return,
+        };
+        let Some(checkpoint) = checkpoint else { return };
         let index = checkpoint.position().applied_index;
         drop(checkpoint);
         if node.raft().trigger().snapshot().await.is_err() {

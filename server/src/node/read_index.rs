@@ -22,6 +22,8 @@ use crate::raft::service::Raft;
 
 /// How long one round may take before it is started again (contract 2.1).
 const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a follower waits for the leader's round before it asks again.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before asking again when there is no leader to ask.
 const NO_LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Reads that wait for a round. Above it they wait for room.
@@ -70,7 +72,9 @@ async fn round(raft: &Raft, status: &NodeStatus, forwarder: &Forwarder) -> Round
         let Some(leader) = view.leader else {
             return Round::Again;
         };
-        return match forwarder.read_index(leader).await {
+        // A leader answers within a round; a connection that hangs takes longer to be given up.
+        let asked = tokio::time::timeout(ASK_TIMEOUT, forwarder.read_index(leader)).await;
+        return match asked.unwrap_or(Err(ForwardError::Lost)) {
             Ok(forward_result::Result::ReadIndex(index)) => Round::Index(index),
             Ok(_) | Err(ForwardError::Refused(_) | ForwardError::Lost) => Round::Again,
         };
