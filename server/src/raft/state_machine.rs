@@ -256,9 +256,15 @@ impl StateMachine {
         });
     }
 
-    fn set_membership(&mut self, stored: StoredMembership) {
+    /// Position and membership change under one lock: a checkpoint that is frozen meanwhile, such as
+    /// a defragmentation's, holds both or none (design R2).
+    fn set_membership(&mut self, log_id: &LogId, stored: StoredMembership) {
         let encoded = codec::stored_membership_to_proto(&stored).encode_to_vec();
-        self.shared.state.lock().set_membership(encoded.into());
+        {
+            let mut state = self.shared.state.lock();
+            state.advance(log_id.index(), **log_id.committed_leader_id());
+            state.set_membership(encoded.into());
+        }
         self.shared.peers.set_stored(&stored);
         self.membership = stored;
     }
@@ -335,9 +341,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
                 EntryPayload::Normal(batch) => self.apply_batch(&log_id, batch)?,
                 EntryPayload::Membership(membership) => {
-                    self.shared.state.lock().advance(index, term);
                     let stored = StoredMembership::new(Some(log_id), membership.clone());
-                    self.set_membership(stored);
+                    self.set_membership(&log_id, stored);
                     self.finish_entry(term, index);
                 }
             }
