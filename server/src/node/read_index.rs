@@ -20,10 +20,12 @@ use super::forward::{ForwardError, Forwarder};
 use super::status::NodeStatus;
 use crate::raft::service::Raft;
 
-/// How long one round may take before it is started again (contract 2.1).
-const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long one round may take before it is started again. Raft asks the quorum anew with every
+/// heartbeat meanwhile; a round shorter than the followers' flushes, which their answers wait for,
+/// would never end well.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a follower waits for the leader's round before it asks again.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before asking again when there is no leader to ask.
 const NO_LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Reads that wait for a round. Above it they wait for room.
