@@ -42,6 +42,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::network::{MESSAGE_BYTES_MAX, Network, PROTOCOL_VERSION};
 use crate::raft::peers::{Peers, Purpose};
 use crate::raft::service::{PeerContext, Raft, RaftService};
+use crate::raft::snapshot::Intake;
 use crate::raft::state_machine::{CommandCount, Shared, StateMachine};
 use crate::raft::types::{Membership, Node as RaftNode};
 use crate::raft::waiters::Forwarded;
@@ -521,6 +522,7 @@ fn serve_peers(
         member_id: node.status.member_id(),
         cluster_id: node.status.cluster_id(),
         keeper: node.keeper.clone(),
+        intake: Intake::default(),
         peers: Arc::clone(peers),
         leadership: Arc::clone(leadership),
         has_published: Box::new(move |id| {

@@ -42,6 +42,8 @@ pub struct PeerContext {
     pub cluster_id: u64,
     /// Takes in checkpoints.
     pub keeper: KeeperHandle,
+    /// Which checkpoint is being received.
+    pub intake: snapshot::Intake,
     /// Connections and when peers were heard.
     pub peers: Arc<Peers>,
     /// Who leads, as far as is known here.
@@ -288,6 +290,7 @@ impl raft_server::Raft for RaftService {
         let vote = snapshot::receive(
             &self.raft,
             &self.context.keeper,
+            &self.context.intake,
             self.context.cluster_id,
             request.into_inner(),
             from,

@@ -187,10 +187,18 @@ fn read_files(
     Ok(())
 }
 
+/// Which checkpoint is being received. The newest attempt wins, but not over one that is already
+/// being handed to Raft: Raft counts on what it was given, and stops for good without it.
+#[derive(Debug, Default)]
+pub struct Intake {
+    attempt: Arc<tokio::sync::Mutex<u64>>,
+}
+
 /// Receives a checkpoint, verifies it and hands it to Raft; gives this member's vote.
 pub(super) async fn receive(
     raft: &Raft,
     keeper: &KeeperHandle,
+    intake: &Intake,
     cluster_id: u64,
     mut inbound: Streaming<keelsonpb::SnapshotChunk>,
     from: u64,
@@ -210,8 +218,18 @@ pub(super) async fn receive(
             .map_err(|error| Status::invalid_argument(error.to_string()))?,
     };
     tracing::info!(from = format!("{from:x}"), "applying snapshot");
-    let mut incoming = keeper
-        .incoming(cluster_id, &start.manifest)
+    let mut attempt = Arc::clone(&intake.attempt).lock_owned().await;
+    *attempt += 1;
+    let (keeper, manifest) = (keeper.clone(), start.manifest);
+    // It waits for the checkpoint that is being written. The lock goes along: should the sender hang
+    // up meanwhile, the next attempt still begins after this one.
+    let begun = tokio::task::spawn_blocking(move || {
+        let incoming = keeper.incoming(cluster_id, &manifest)?;
+        Ok::<_, StoreError>((*attempt, incoming))
+    });
+    let (mine, mut incoming) = begun
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?
         .map_err(|error| refused(&error))?;
     check_position(&incoming, &meta)?;
     while let Some(message) = inbound.next().await {
@@ -232,6 +250,24 @@ pub(super) async fn receive(
         .map_err(|error| Status::internal(error.to_string()))?
         .map_err(|error| refused(&error))?;
     }
+    let attempt = Arc::clone(&intake.attempt).lock_owned().await;
+    if *attempt != mine {
+        return Err(Status::aborted("another snapshot has taken its place"));
+    }
+    // A task of its own: the attempt is kept to the end, though the sender hangs up.
+    let installing = tokio::spawn(install(raft.clone(), incoming, meta, vote, attempt));
+    installing
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?
+}
+
+async fn install(
+    raft: Raft,
+    incoming: Incoming,
+    meta: SnapshotMeta,
+    vote: Vote,
+    _attempt: tokio::sync::OwnedMutexGuard<u64>,
+) -> Result<Vote, Status> {
     let snapshot = tokio::task::spawn_blocking(move || {
         let mut restore = Restore::default();
         let received =
