@@ -412,7 +412,7 @@ mod tests {
         forwarder.leader_changed(None);
         assert!(stream.given_up.is_cancelled());
         assert!(!stream.open(), "sends after its requests were told");
-        answer.await.unwrap().unwrap_err()
+        answer.await.unwrap().err().unwrap()
     }
 
     #[tokio::test]
