@@ -33,7 +33,7 @@ use super::wal::{Done, LogPosition, Wal, WalEntry, WalError};
 
 /// Encoded bytes of entries the cache aims to keep: enough that followers which are a little
 /// behind never read the disk.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 
 /// Beyond this, durable entries leave the cache although they were not applied yet: their waiting
 /// requests end in a timeout, memory stays bounded. Reached only if apply stands still.
