@@ -518,7 +518,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.shared.read_some(start..end, READ_BYTES_MAX).await?)
     }
 
-    /// Lazy: at most [`READ_BYTES_MAX`] are held at a time. Only apply reads in this way, so what
+    /// Lazy: at most `READ_BYTES_MAX` are held at a time. Only apply reads in this way, so what
     /// has been handed out here may leave the cache.
     async fn entries_stream<RB>(
         &mut self,
