@@ -16,6 +16,7 @@ pub mod maintenance;
 pub mod metadata;
 pub mod serve;
 pub mod services;
+mod too_large;
 pub mod validate;
 pub mod watch;
 
