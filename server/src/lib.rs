@@ -2,9 +2,10 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`api`] | gRPC services, HTTP endpoints, listeners |
+//! | [`api`] | gRPC services, HTTP endpoints |
 //! | [`node`] | a member: batching, ReadIndex, forwarding, leases, compaction, start and stop |
 //! | [`server`] | listeners around a node; start and stop |
+//! | [`transport`] | bound addresses, connections, HTTP/1 and HTTP/2 on one port |
 //! | [`process`] | the program: arguments, logger, data directory, signals, exit code |
 //! | [`config`] | flags, environment, config file |
 //! | [`logging`] | etcd's log lines |
@@ -21,6 +22,7 @@ pub mod node;
 pub mod process;
 pub mod raft;
 pub mod server;
+pub mod transport;
 
 /// Ends the process after an error that this member cannot go on with: its disk, its log or its
 /// state can no longer be trusted (design R4, R9).

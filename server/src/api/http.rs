@@ -11,8 +11,8 @@ use keelson_proto::etcdserverpb::{AlarmType, RangeRequest};
 use tonic::body::Body;
 use tower::Service;
 
-use super::serve::text;
 use crate::node::Node;
+use crate::transport::text;
 
 /// Renders the metrics page.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -82,16 +82,10 @@ impl HttpService {
 
     fn version(&self) -> Response<Body> {
         let decided = self.node.get().and_then(|node| node.cluster_version());
-        let (cluster, storage) = match &decided {
-            Some(version) => (version.as_str(), version.as_str()),
-            None => ("not_decided", "unknown"),
-        };
-        // In etcd's order of keys.
-        let body = format!(
-            r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{storage}"}}"#,
-            keelson_proto::SERVER_VERSION
-        );
-        json_text(StatusCode::OK, body)
+        json_text(
+            StatusCode::OK,
+            crate::node::version_json(decided.as_deref()),
+        )
     }
 
     async fn health(&self, query: &Query) -> Response<Body> {

@@ -14,7 +14,6 @@ pub mod kv;
 pub mod lease;
 pub mod maintenance;
 pub mod metadata;
-pub mod serve;
 pub mod services;
 mod too_large;
 pub mod validate;

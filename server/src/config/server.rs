@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::sections::Config;
 use super::url::Url;
-use crate::api::serve::ListenAddress;
 use crate::node::config::NodeConfig;
 use crate::server::ServerConfig;
+use crate::transport::ListenAddress;
 
 /// Descriptors kept for the member itself: log, store, peers (contract 4.1).
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 150;

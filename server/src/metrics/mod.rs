@@ -2,7 +2,7 @@
 //!
 //! - Plain atomics; a handle is a field, so counting looks nothing up.
 //! - [`names`] holds every name, type, help text and bucket list. [`grpc`] counts calls, messages
-//!   and bytes on the way through. [`observers`] is what the node and its log report to.
+//!   and bytes on the way through. `observers` is what the node and its log report to.
 //! - Numbers that live elsewhere are read when the page is rendered, by [`Metrics::on_render`].
 
 mod exposition;

@@ -9,6 +9,7 @@
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
 //! | [`watch_hub`] | watch shards |
+//! | `peer_port` | what the other members reach |
 //! | [`status`] | what is known of the cluster right now |
 //! | [`stop`] | handing over leadership, ending |
 
@@ -42,6 +43,7 @@ pub mod forward_service;
 pub mod leases;
 pub mod lessor;
 pub mod observer;
+mod peer_port;
 pub mod propose;
 pub mod quota;
 pub mod read_index;
@@ -398,6 +400,17 @@ impl Node {
     pub fn wake_compaction(&self) {
         self.compaction_wake.notify_one();
     }
+}
+
+/// The page `/version`, in etcd's order of keys; `cluster` is absent until it is decided.
+#[must_use]
+pub fn version_json(cluster: Option<&str>) -> String {
+    let (cluster, storage) =
+        cluster.map_or(("not_decided", "unknown"), |version| (version, version));
+    format!(
+        r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{storage}"}}"#,
+        keelson_proto::SERVER_VERSION
+    )
 }
 
 struct ForwardedGuard<'a> {

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use keelson_proto::keelsonpb::{
-    self, ClusterVersion, MemberAttributes, command::Request, leader_server::LeaderServer,
-    raft_client::RaftClient, raft_server::RaftServer,
+    self, ClusterVersion, MemberAttributes, command::Request, raft_client::RaftClient,
 };
 use keelson_state::apply::{State, StateOptions};
 use keelson_state::store::{RealDisk, StoreError, StoreOptions};
@@ -20,32 +19,30 @@ use keelson_state::watch::{HistoryJob, HistoryPart, Ring, WatchSink};
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use rand::Rng as _;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::config::NodeConfig;
 use super::forward::Forwarder;
-use super::forward_service::LeaderService;
 use super::lessor::Lessor;
 use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
 use super::status::NodeStatus;
 use super::watch_hub::{History, WatchHub};
-use super::{Node, checkpoints, compactor, leases, propose, read_index};
+use super::{Node, checkpoints, compactor, leases, peer_port, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
 use crate::raft::identity::Identity;
-use crate::raft::incoming::incoming;
 use crate::raft::leadership::{Leadership, MetricsReceiver};
 use crate::raft::log_store::LogStore;
-use crate::raft::network::{MESSAGE_BYTES_MAX, Network, PROTOCOL_VERSION};
+use crate::raft::network::{Network, PROTOCOL_VERSION};
 use crate::raft::peers::{Peers, Purpose};
-use crate::raft::service::{PeerContext, Raft, RaftService};
+use crate::raft::service::{PeerContext, Raft};
 use crate::raft::state_machine::{CommandCount, Shared, StateMachine};
 use crate::raft::types::{Membership, Node as RaftNode};
 use crate::raft::waiters::Forwarded;
 use crate::raft::wal::{SyncObserver, WalOptions, open_sled};
+use crate::transport::Listener;
 
 /// Threads of the raft runtime where there are as many cores: one for Raft's core, one for the
 /// peers' connections beside it. On a single core a second one only costs switches.
@@ -93,7 +90,7 @@ impl Node {
     /// part of the cluster before and comes back without its data.
     pub async fn start(
         config: NodeConfig,
-        peer_listeners: Vec<TcpListener>,
+        peer_listeners: Vec<Listener>,
         observers: NodeObservers,
     ) -> Result<Arc<Self>> {
         let directories = Directories::new(&config);
@@ -336,7 +333,7 @@ async fn open(
     members: Bootstrap,
     runtime: Runtime,
     metrics: Arc<dyn NodeMetrics>,
-    peer_listeners: Vec<TcpListener>,
+    peer_listeners: Vec<Listener>,
 ) -> Result<Arc<Node>> {
     let ring = Arc::new(Ring::new(0));
     let store_reader = Arc::new(OnceLock::new());
@@ -445,7 +442,11 @@ async fn open(
         runtime,
         config,
     });
-    serve_peers(&node, &peers, &leadership, peer_listeners);
+    peer_port::serve_peers(
+        &node,
+        &peer_context(&node, &peers, &leadership),
+        peer_listeners,
+    );
     tokio::spawn(propose::run(raft.clone(), proposal_queue));
     tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
@@ -508,14 +509,13 @@ fn raft_config(config: &NodeConfig) -> Config {
     }
 }
 
-fn serve_peers(
+fn peer_context(
     node: &Arc<Node>,
     peers: &Arc<Peers>,
     leadership: &Arc<Leadership>,
-    listeners: Vec<TcpListener>,
-) {
+) -> Arc<PeerContext> {
     let (published, removed) = (node.reader.clone(), node.reader.clone());
-    let context = Arc::new(PeerContext {
+    Arc::new(PeerContext {
         member_id: node.status.member_id(),
         cluster_id: node.status.cluster_id(),
         keeper: node.keeper.clone(),
@@ -526,32 +526,7 @@ fn serve_peers(
         }),
         is_removed: Box::new(move |id| removed.members(|members| members.is_removed(id))),
         silence_max: node.config.election_timeout,
-    });
-    let raft = RaftServer::new(RaftService::new(node.raft.clone(), Arc::clone(&context)))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let leader = LeaderServer::new(LeaderService::new(Arc::clone(node), context))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    for listener in listeners {
-        let stopping = node.peers_stopping.clone();
-        let incoming = incoming(listener, stopping.clone());
-        let router = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .initial_stream_window_size(PEER_WINDOW_BYTES)
-            .initial_connection_window_size(PEER_WINDOW_BYTES)
-            .add_service(raft.clone())
-            .add_service(leader.clone());
-        tokio::spawn(async move {
-            let serving = router.serve_with_incoming(incoming);
-            tokio::select! {
-                served = serving => if let Err(error) = served {
-                    tracing::error!(error = %error, "peer listener failed");
-                },
-                () = stopping.cancelled() => {}
-            }
-        });
-    }
+    })
 }
 
 /// Gives up what was forwarded to a leader that is gone, counts leader changes, and sets the
@@ -606,9 +581,6 @@ async fn stop_on_fatal(node: Arc<Node>) {
         () = node.stopping.cancelled() => {}
     }
 }
-
-/// HTTP/2 window of a peer's connection, as on the dialling side.
-const PEER_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Reads history through the state's reader.
 struct ReaderHistory(keelson_state::reader::Reader);

@@ -33,7 +33,7 @@ use super::wal::{Done, LogPosition, Wal, WalEntry, WalError};
 
 /// Encoded bytes of entries the cache aims to keep: enough that followers which are a little
 /// behind never read the disk.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 
 /// Beyond this, durable entries leave the cache although they were not applied yet: their waiting
 /// requests end in a timeout, memory stays bounded. Reached only if apply stands still.
@@ -518,7 +518,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.shared.read_some(start..end, READ_BYTES_MAX).await?)
     }
 
-    /// Lazy: at most [`READ_BYTES_MAX`] are held at a time. Only apply reads in this way, so what
+    /// Lazy: at most `READ_BYTES_MAX` are held at a time. Only apply reads in this way, so what
     /// has been handed out here may leave the cache.
     async fn entries_stream<RB>(
         &mut self,

@@ -5,7 +5,7 @@
 //! | [`types`], [`codec`] | openraft's type config; its types as protobuf |
 //! | [`wal`], [`log_store`] | the log on disk; openraft's view of it |
 //! | [`state_machine`], [`snapshot`] | apply and checkpoints; their way between members |
-//! | [`network`], [`peers`], [`service`], [`incoming`] | messages out; connections; messages in; connections in |
+//! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
 
@@ -13,7 +13,6 @@ pub mod applied;
 pub mod bootstrap;
 pub mod codec;
 pub mod identity;
-pub mod incoming;
 pub mod leadership;
 pub mod log_store;
 pub mod network;

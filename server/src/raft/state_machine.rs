@@ -177,7 +177,7 @@ impl StateMachine {
     fn apply_batch(&mut self, log_id: &LogId, batch: &Batch) -> io::Result<()> {
         let (index, term) = (log_id.index(), **log_id.committed_leader_id());
         let commands = batch
-            .commands()
+            .take_commands()
             .map_err(|source| codec::CodecError::Undecodable {
                 what: "batch",
                 source,
@@ -186,7 +186,7 @@ impl StateMachine {
         {
             let mut state = self.shared.state.lock();
             let mut last = Instant::now();
-            for command in commands {
+            for command in &commands {
                 let outcome = state
                     .apply(index, term, command)
                     .map_err(io::Error::other)?;
@@ -208,7 +208,7 @@ impl StateMachine {
         for (command, outcome) in commands.iter().zip(&outcomes) {
             self.observe(command, outcome);
         }
-        self.answer(index, batch, commands, outcomes);
+        self.answer(index, batch, &commands, outcomes);
         Ok(())
     }
 

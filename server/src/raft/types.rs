@@ -7,7 +7,7 @@
 //!   on the proposing member, and the state machine answers them one by one. `R` is therefore `()`.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_proto::keelsonpb::{self, Command};
@@ -64,7 +64,9 @@ pub struct Batch {
 
 struct Inner {
     encoded: Bytes,
-    commands: OnceLock<Vec<Command>>,
+    /// Taken by apply: an applied batch stays in the log's cache as its bytes only, and no longer
+    /// pins the frames that its keys and values came in.
+    commands: Mutex<Option<Vec<Command>>>,
     waiters: Mutex<Option<Waiters>>,
 }
 
@@ -79,7 +81,7 @@ impl Batch {
         let encoded = batch.encode_to_vec().into();
         let inner = Inner {
             encoded,
-            commands: OnceLock::from(batch.commands),
+            commands: Mutex::new(Some(batch.commands)),
             waiters: Mutex::new(Some(waiters)),
         };
         Self {
@@ -92,7 +94,7 @@ impl Batch {
     pub fn from_encoded(encoded: Bytes) -> Self {
         let inner = Inner {
             encoded,
-            commands: OnceLock::new(),
+            commands: Mutex::new(None),
             waiters: Mutex::new(None),
         };
         Self {
@@ -106,16 +108,15 @@ impl Batch {
         &self.inner.encoded
     }
 
-    /// The commands.
+    /// The commands: the proposer's own the first time, decoded ones otherwise.
     ///
     /// # Errors
     /// When the bytes are no `keelsonpb.Batch`: the log or the peer that sent them is damaged.
-    pub fn commands(&self) -> Result<&[Command], prost::DecodeError> {
-        if let Some(commands) = self.inner.commands.get() {
+    pub fn take_commands(&self) -> Result<Vec<Command>, prost::DecodeError> {
+        if let Some(commands) = self.inner.commands.lock().take() {
             return Ok(commands);
         }
-        let batch = keelsonpb::Batch::decode(self.inner.encoded.clone())?;
-        Ok(self.inner.commands.get_or_init(|| batch.commands))
+        Ok(keelsonpb::Batch::decode(self.inner.encoded.clone())?.commands)
     }
 
     /// The waiting requests, once; `None` on members that did not propose the batch.

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use keelson::api::serve::ListenAddress;
 use keelson::metrics::grpc::GrpcMetrics;
 use keelson::node::config::{AutoCompaction, NodeConfig};
 use keelson::node::observer::NodeMetrics;
 use keelson::node::start::NodeObservers;
 use keelson::raft::wal::SyncObserver;
 use keelson::server::{Server, ServerConfig};
+use keelson::transport::ListenAddress;
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, PutRequest, PutResponse,

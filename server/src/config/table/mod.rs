@@ -2,7 +2,7 @@
 //! its name (contract 5.2).
 //!
 //! - 113 flags in the order of etcd's help text, then those that are registered but not listed.
-//! - [`aliases`] are other spellings of a setting; they have no environment variable of their own.
+//! - `aliases` are other spellings of a setting; they have no environment variable of their own.
 
 mod aliases;
 mod clustering;

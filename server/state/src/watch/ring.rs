@@ -10,7 +10,7 @@ use super::event::RevisionEvents;
 /// Revisions kept. A shard that falls behind further reads the store instead.
 const REVISIONS_MAX: usize = 16 * 1024;
 /// Bytes kept, unless a single revision is larger.
-const BYTES_MAX: usize = 32 << 20;
+const BYTES_MAX: usize = 16 << 20;
 
 /// What a reader finds from some revision on.
 #[derive(Debug)]

@@ -27,10 +27,6 @@ use tower::Service;
 
 /// A connection's HTTP/1 header must be there within this time (contract 6.1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
-/// HTTP/2 windows: a 1.5 MiB request needs no second round trip for flow control.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// As above, for all streams of a connection together.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes a stream buffers towards a slow client.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// Pause after a failed accept: the process is out of descriptors, or nearly.
@@ -197,10 +193,16 @@ impl AsyncWrite for Transport {
 pub struct ServeOptions {
     /// Streams a connection may have open.
     pub max_concurrent_streams: u32,
+    /// HTTP/2 window of a stream.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 window of all streams of a connection together.
+    pub connection_window_bytes: u32,
     /// Server pings after this silence; none if absent.
     pub keepalive_interval: Option<Duration>,
     /// And closes after this one.
     pub keepalive_timeout: Duration,
+    /// How long an open connection may go on after a stop.
+    pub grace: Duration,
     /// Connections at a time.
     pub connections: Arc<Semaphore>,
 }
@@ -229,8 +231,8 @@ pub async fn serve<S>(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.max_concurrent_streams)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(options.connection_window_bytes)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
@@ -254,7 +256,7 @@ pub async fn serve<S>(
             }
         };
         let service = TowerToHyperService::new(service.clone());
-        let (builder, stop) = (Arc::clone(&builder), stop.clone());
+        let (builder, stop, grace) = (Arc::clone(&builder), stop.clone(), options.grace);
         tracker.spawn(async move {
             let _permit = permit;
             let peer = connection.peer;
@@ -264,7 +266,8 @@ pub async fn serve<S>(
                 result = serving.as_mut() => result,
                 () = stop.cancelled() => {
                     serving.as_mut().graceful_shutdown();
-                    serving.await
+                    // Streams that do not end by themselves end with the connection.
+                    tokio::time::timeout(grace, serving).await.unwrap_or(Ok(()))
                 }
             };
             if let Err(error) = result {

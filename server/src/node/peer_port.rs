@@ -1,0 +1,159 @@
+//! The peer port: Raft's service, the forwarding of followers, and two read-only HTTP endpoints
+//! (contract 6.2).
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use keelson_proto::keelsonpb::{leader_server::LeaderServer, raft_server::RaftServer};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::BoxFuture;
+use tower::Service;
+
+use super::Node;
+use super::forward_service::LeaderService;
+use crate::raft::network::MESSAGE_BYTES_MAX;
+use crate::raft::service::{PeerContext, RaftService};
+use crate::transport::{Dispatch, Listener, ServeOptions, serve, text};
+
+/// HTTP/2 window of a peer's connection, as on the dialling side.
+const WINDOW_BYTES: u32 = 8 << 20;
+/// Streams of one peer connection: votes, heartbeats, the log, snapshots, forwarding.
+const STREAMS_MAX: u32 = 1024;
+/// Connections: some for each member of the largest cluster, and room for operators.
+const CONNECTIONS_MAX: usize = 256;
+/// A silent peer is pinged after this time, and dropped after as long again.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Serves peers on these listeners until the node stops.
+pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listeners: Vec<Listener>) {
+    let raft = RaftService::new(node.raft.clone(), Arc::clone(context));
+    let leader = LeaderService::new(Arc::clone(node), Arc::clone(context));
+    let services = PeerServices {
+        raft: RaftServer::new(raft)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        leader: LeaderServer::new(leader)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+    };
+    let options = ServeOptions {
+        max_concurrent_streams: STREAMS_MAX,
+        stream_window_bytes: WINDOW_BYTES,
+        connection_window_bytes: WINDOW_BYTES,
+        keepalive_interval: Some(KEEPALIVE),
+        keepalive_timeout: KEEPALIVE,
+        // A peer that stays connected to a stopped member would go on asking it instead of looking
+        // for the one that was started in its place.
+        grace: Duration::ZERO,
+        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+    };
+    for listener in listeners {
+        tracing::info!(address = listener.local_address(), "serving peer traffic");
+        let service = Dispatch::new(
+            services.clone(),
+            PeerHttp {
+                node: Arc::clone(node),
+            },
+        );
+        let stop = node.peers_stopping.clone();
+        tokio::spawn(serve(
+            listener,
+            service,
+            options.clone(),
+            stop,
+            TaskTracker::new(),
+        ));
+    }
+}
+
+#[derive(Clone)]
+struct PeerServices {
+    raft: RaftServer<RaftService>,
+    leader: LeaderServer<LeaderService>,
+}
+
+impl Service<Request<Incoming>> for PeerServices {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // tonic's services are always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let path = request.uri().path();
+        if path.starts_with("/keelsonpb.Raft/") {
+            self.raft.call(request)
+        } else if path.starts_with("/keelsonpb.Leader/") {
+            self.leader.call(request)
+        } else {
+            let status = Status::unimplemented("unknown service");
+            Box::pin(std::future::ready(Ok(status.into_http())))
+        }
+    }
+}
+
+/// `GET /members` and `GET /version`.
+#[derive(Clone)]
+struct PeerHttp {
+    node: Arc<Node>,
+}
+
+impl PeerHttp {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        if request.method() != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        }
+        let mut response = match request.uri().path() {
+            "/members" => text(StatusCode::OK, self.members().to_string()),
+            "/version" => text(
+                StatusCode::OK,
+                crate::node::version_json(self.node.cluster_version().as_deref()),
+            ),
+            _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        };
+        let content_type = HeaderValue::from_static("application/json");
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+
+    fn members(&self) -> serde_json::Value {
+        let members = self.node.members().into_iter().map(|member| {
+            serde_json::json!({
+                "id": member.id,
+                "peerURLs": member.peer_ur_ls,
+                "name": member.name,
+                "clientURLs": member.client_ur_ls,
+                "isLearner": member.is_learner,
+            })
+        });
+        members.collect()
+    }
+}
+
+impl Service<Request<Incoming>> for PeerHttp {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let response = self.answer(&request);
+        Box::pin(std::future::ready(Ok(response)))
+    }
+}
