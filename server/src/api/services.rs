@@ -7,6 +7,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures::TryFutureExt as _;
+use futures::future::MapOk;
 use http::{Request, Response};
 use keelson_proto::etcdserverpb::{
     cluster_server::ClusterServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
@@ -24,7 +26,7 @@ use super::kv::KvService;
 use super::lease::LeaseService;
 use super::maintenance::MaintenanceService;
 use super::watch::WatchService;
-use super::{GRPC_OVERHEAD_BYTES, SEND_BYTES_MAX};
+use super::{GRPC_OVERHEAD_BYTES, SEND_BYTES_MAX, too_large};
 use crate::node::Node;
 
 /// All services. Cheap to clone.
@@ -68,7 +70,8 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<Response<Body>, Infallible>;
+    type Future =
+        MapOk<BoxFuture<Response<Body>, Infallible>, fn(Response<Body>) -> Response<Body>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // tonic's services are always ready.
@@ -78,7 +81,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-        match service.map(|(service, _)| service) {
+        let response: BoxFuture<_, _> = match service.map(|(service, _)| service) {
             Some("etcdserverpb.KV") => self.kv.call(request),
             Some("etcdserverpb.Watch") => self.watch.call(request),
             Some("etcdserverpb.Lease") => self.lease.call(request),
@@ -89,6 +92,7 @@ where
                 let status = Status::unimplemented("unknown service");
                 Box::pin(std::future::ready(Ok(status.into_http())))
             }
-        }
+        };
+        response.map_ok(too_large::reword)
     }
 }

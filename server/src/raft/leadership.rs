@@ -3,8 +3,8 @@
 //! openraft's cut-off leader never steps down by itself, and a cut-off follower shows its old leader
 //! for ever (openraft-notes 6). So "has a leader" is decided here:
 //!
-//! - a leader has one (itself) while a quorum acknowledged something within the election timeout;
-//!   a single voter always has;
+//! - a leader has one (itself) while a quorum acknowledged something within the election timeout,
+//!   its election for a start; a single voter always has;
 //! - any other member has one while it heard a valid message from the leader of its committed vote
 //!   within the election timeout. Messages are timed where they arrive, in the peer service.
 
@@ -70,6 +70,9 @@ pub struct Leadership {
     member_id: u64,
     election_timeout: Duration,
     heard: Mutex<Heard>,
+    /// The term of this member's last election that was not followed by an acknowledgement yet, and
+    /// when it was noticed.
+    elected: Mutex<Option<(u64, Instant)>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,6 +101,7 @@ impl Leadership {
             member_id,
             election_timeout,
             heard: Mutex::default(),
+            elected: Mutex::default(),
         }
     }
 
@@ -122,6 +126,20 @@ impl Leadership {
         }
     }
 
+    /// Whether a quorum elected this member within the election timeout.
+    fn was_just_elected(&self, term: u64) -> bool {
+        let mut elected = self.elected.lock();
+        let at = match *elected {
+            Some((known, at)) if known == term => at,
+            _ => {
+                let now = Instant::now();
+                *elected = Some((term, now));
+                now
+            }
+        };
+        at.elapsed() < self.election_timeout
+    }
+
     /// The leader now.
     #[must_use]
     pub fn view(&self, metrics: &RaftMetrics<TypeConfig>) -> LeaderView {
@@ -136,10 +154,10 @@ impl Leadership {
         }
         if metrics.state.is_leader() {
             let voters = metrics.membership_config.voter_ids().count();
-            let acknowledged = metrics
-                .last_quorum_acked
-                .as_ref()
-                .is_some_and(|at| at.elapsed() < self.election_timeout);
+            let acknowledged = match &metrics.last_quorum_acked {
+                Some(at) => at.elapsed() < self.election_timeout,
+                None => self.was_just_elected(term),
+            };
             return if voters <= 1 || acknowledged {
                 LeaderView {
                     term,

@@ -297,10 +297,17 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
 impl Client {
     /// The log stream: requests go out as openraft makes them, answers come back in order.
-    async fn pipelined_append<'s, S>(&'s mut self, input: S) -> Result<ResultStream<'s>>
+    ///
+    /// openraft waits out its backoff where the first request is made, so that one is taken before
+    /// the peer is called: a peer that refuses connections would otherwise be called in a loop.
+    async fn pipelined_append<'s, S>(&'s mut self, mut input: S) -> Result<ResultStream<'s>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        let Some(first) = input.next().await else {
+            return Ok(futures::stream::empty().boxed());
+        };
+        let input = futures::stream::once(std::future::ready(first)).chain(input);
         let window = Arc::new(Window::default());
         let sent = Arc::clone(&window);
         let outbound = input.then(move |request| {

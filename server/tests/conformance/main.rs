@@ -13,9 +13,14 @@
 )]
 
 mod clients;
+mod cluster;
 mod compaction;
+mod http;
 mod kv;
+mod lease;
+mod limits;
 mod quota;
 mod range_stream;
 mod support;
 mod txn;
+mod watch;

@@ -4,8 +4,6 @@
 //! - Ports are chosen by the system; a member keeps its own over restarts.
 //! - Nothing sleeps to let something happen: [`eventually`] waits for a condition with a deadline.
 
-#![allow(dead_code, reason = "the suite grows into it")]
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,6 +26,7 @@ use keelson_proto::etcdserverpb::{
     cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
     maintenance_client::MaintenanceClient, request_op::Request, watch_client::WatchClient,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -319,8 +318,8 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    /// Starts members with default settings and waits until each serves.
-    pub(crate) async fn start(count: usize) -> Self {
+    /// Starts members and waits until each serves; `flags` are added to those that they need.
+    pub(crate) async fn start(count: usize, flags: &[&str]) -> Self {
         let directory = directory();
         let ports = free_ports(2 * count);
         let (peers, clients) = ports.split_at(count);
@@ -344,6 +343,7 @@ impl Processes {
             pairs
                 .into_iter()
                 .flat_map(|(flag, value)| [flag.to_owned(), value])
+                .chain(flags.iter().map(|flag| (*flag).to_owned()))
                 .collect()
         };
         let mut processes = Self {
@@ -386,9 +386,23 @@ impl Processes {
         kv_client(channel(self.clients[i]))
     }
 
-    pub(crate) fn is_running(&mut self, i: usize) -> bool {
-        let child = self.children[i].as_mut().expect("the member was started");
-        child.try_wait().unwrap().is_none()
+    pub(crate) fn watch(&self, i: usize) -> WatchClient<Channel> {
+        WatchClient::new(channel(self.clients[i]))
+    }
+
+    /// Lets a member stand still, with everything it has open.
+    pub(crate) fn pause(&self, i: usize) {
+        self.signal(i, Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self, i: usize) {
+        self.signal(i, Signal::CONT);
+    }
+
+    fn signal(&self, i: usize, signal: Signal) {
+        let child = self.children[i].as_ref().expect("the member runs");
+        kill_process(Pid::from_child(child), signal).unwrap();
     }
 
     /// Waits until a member answers a linearizable read.
