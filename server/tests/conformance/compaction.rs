@@ -1,7 +1,10 @@
 //! Compaction and hashes (contract 2.6, 2.10).
 
+use std::time::Duration;
+
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{CompactionRequest, DefragmentRequest, HashKvRequest};
+use tokio::time::Instant;
 
 use crate::support::{
     Cluster, assert_refused, compact, delete, eventually, get, put_ok, range, range_ok,
@@ -69,10 +72,28 @@ async fn compaction_is_effective_at_once_and_removes_in_the_background() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn issue_19406_compaction_pauses_after_each_batch() {
+    let pause = Duration::from_millis(50);
+    let cluster = Cluster::start(1, |config| {
+        config.node.compaction_batch_limit = 10;
+        config.node.compaction_sleep_interval = pause;
+    })
+    .await;
+    let mut kv = cluster.kv(0);
+    for i in 0..100 {
+        put_ok(&mut kv, "a", format!("{i}")).await;
+    }
+    // 99 revisions to remove are ten batches; physical returns when all are done.
+    let began = Instant::now();
+    kv.compact(compact(101)).await.unwrap();
+    assert!(began.elapsed() >= 9 * pause, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_compaction_under_way_is_resumed_after_a_restart() {
     let mut cluster = Cluster::start(1, |config| {
         config.node.compaction_batch_limit = 1;
-        config.node.compaction_sleep_interval = std::time::Duration::from_millis(100);
+        config.node.compaction_sleep_interval = Duration::from_millis(100);
     })
     .await;
     for i in 0..100 {
@@ -161,7 +182,7 @@ async fn hashes_agree_on_all_members_after_restart_and_defragmentation() {
 async fn auto_compaction_keeps_the_revisions_it_was_told_to() {
     let cluster = Cluster::start(1, |config| {
         config.node.auto_compaction =
-            keelson::node::config::AutoCompaction::Periodic(std::time::Duration::from_millis(500));
+            keelson::node::config::AutoCompaction::Periodic(Duration::from_millis(500));
     })
     .await;
     let mut kv = cluster.kv(0);

@@ -15,6 +15,7 @@
 mod clients;
 mod cluster;
 mod compaction;
+mod documents;
 mod http;
 mod kv;
 mod lease;
