@@ -100,7 +100,12 @@ impl HttpService {
             StatusCode::SERVICE_UNAVAILABLE
         };
         let body = serde_json::json!({ "health": healthy.to_string(), "reason": reason });
-        json(status, &body)
+        if healthy {
+            json(status, &body)
+        } else {
+            // Go's `http.Error`: plain text that ends in a newline.
+            text(status, format!("{body}\n"))
+        }
     }
 
     async fn probe(

@@ -49,7 +49,7 @@ async fn health_tells_of_alarms() {
     raise(&cluster, AlarmType::Nospace).await;
     let sick = (
         503,
-        r#"{"health":"false","reason":"ALARM NOSPACE"}"#.to_owned(),
+        r#"{"health":"false","reason":"ALARM NOSPACE"}"#.to_owned() + "\n",
     );
     assert_eq!(body(&cluster, "/health").await, sick);
     assert_eq!(body(&cluster, "/health?exclude=NOSPACE").await, well);
@@ -59,7 +59,7 @@ async fn health_tells_of_alarms() {
     assert_eq!(body(&cluster, excluded).await, well);
     let sick = (
         503,
-        r#"{"health":"false","reason":"ALARM CORRUPT"}"#.to_owned(),
+        r#"{"health":"false","reason":"ALARM CORRUPT"}"#.to_owned() + "\n",
     );
     assert_eq!(body(&cluster, "/health?exclude=NOSPACE").await, sick);
 }
