@@ -675,6 +675,10 @@ mod tests {
             failure("auto-compaction-retention", "xx"),
             "error parsing CompactionRetention: time: invalid duration \"xx\""
         );
+        for negative in ["-1", "-5m"] {
+            let config = config(&[("auto-compaction-retention", negative)]);
+            assert!(config.auto_compaction().is_err(), "{negative}");
+        }
     }
 
     #[test]
