@@ -74,10 +74,12 @@ impl watch_server::Watch for WatchService {
             requests: AbortOnDrop(requests),
             guard,
         };
-        Ok(Response::new(Box::pin(futures::stream::unfold(
-            Some(sender),
-            next_response,
-        ))))
+        let mut responses = Box::pin(futures::stream::unfold(Some(sender), next_response));
+        // etcd's headers go out with the first response. Clients take them for the word that the
+        // watch is there, and write.
+        let first = responses.next().await.transpose()?;
+        let first = futures::stream::iter(first.map(Ok));
+        Ok(Response::new(Box::pin(first.chain(responses))))
     }
 }
 
