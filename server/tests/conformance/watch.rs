@@ -11,8 +11,9 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_proto::mvccpb::{Event, event::EventType};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::support::{Cluster, compact, delete, get, op, put, put_ok, range_ok, soon};
 
@@ -22,17 +23,36 @@ const REQUESTS_MAX: usize = 2048;
 /// A watch stream; dropping `requests` half-closes it.
 struct Stream {
     requests: mpsc::Sender<WatchRequest>,
-    responses: Streaming<WatchResponse>,
+    responses: Responses,
+}
+
+/// The answers; the call is answered together with the first of them.
+enum Responses {
+    Opening(JoinHandle<Streaming<WatchResponse>>),
+    Open(Box<Streaming<WatchResponse>>),
+}
+
+impl Responses {
+    async fn message(&mut self) -> Result<Option<WatchResponse>, Status> {
+        if let Self::Opening(call) = self {
+            *self = Self::Open(Box::new(call.await.unwrap()));
+        }
+        match self {
+            Self::Open(responses) => responses.message().await,
+            Self::Opening(_) => panic!("it was opened above"),
+        }
+    }
 }
 
 impl Stream {
     async fn open(cluster: &Cluster, i: usize) -> Self {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let opening = async { cluster.watch(i).watch(ReceiverStream::new(queue)).await };
-        let responses = soon("the stream opens", opening).await.unwrap();
+        let mut client = cluster.watch(i);
+        let call = async move { client.watch(ReceiverStream::new(queue)).await };
+        let call = tokio::spawn(async move { call.await.unwrap().into_inner() });
         Self {
             requests,
-            responses: responses.into_inner(),
+            responses: Responses::Opening(call),
         }
     }
 
@@ -130,6 +150,33 @@ async fn created_comes_first_and_a_watch_starts_behind_it() {
         (&b"new"[..], 2, 2)
     );
     assert_eq!(response.events[0].prev_kv, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_call_is_answered_with_the_first_response() {
+    // Clients write as soon as the call is answered and expect to see what they wrote.
+    let cluster = Cluster::single().await;
+    let mut stream = Stream::open(&cluster, 0).await;
+    let Responses::Opening(call) = &mut stream.responses else {
+        panic!("nothing was asked of it");
+    };
+    let early = tokio::time::timeout(Duration::from_millis(200), call).await;
+    assert!(early.is_err(), "answered before there was anything to say");
+    for i in 0..20 {
+        let request = WatchRequest {
+            request_union: Some(RequestUnion::CreateRequest(watch("a", ""))),
+        };
+        let mut client = cluster.watch(0);
+        let call = client.watch(tokio_stream::once(request)).await.unwrap();
+        let revision = put_ok(&mut cluster.kv(0), "a", format!("{i}")).await;
+        let mut responses = call.into_inner();
+        assert!(responses.message().await.unwrap().unwrap().created);
+        let event = soon("the event", responses.message())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(revisions(&event.events), [revision]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
