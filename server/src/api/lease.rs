@@ -12,14 +12,12 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_proto::keelsonpb::command;
 use keelson_state::apply::Response as Applied;
+use keelson_state::lease::LEASE_TTL_SECONDS_MAX;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::header::Header;
 use super::metadata;
 use crate::node::Node;
-
-/// The longest TTL in seconds (contract 1).
-const TTL_MAX: i64 = 9_000_000_000;
 
 /// The service.
 #[derive(Clone)]
@@ -60,7 +58,7 @@ impl lease_server::Lease for LeaseService {
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
         let mut request = request.into_inner();
-        if request.ttl > TTL_MAX {
+        if request.ttl > LEASE_TTL_SECONDS_MAX {
             return Err(Error::LeaseTTLTooLarge.into());
         }
         // What depends on chance or on this member's flags is settled before the log (design R4).

@@ -415,11 +415,6 @@ impl Node {
         }
         Error::Timeout
     }
-
-    /// Wakes the background removal of compacted revisions.
-    pub fn wake_compaction(&self) {
-        self.compaction_wake.notify_one();
-    }
 }
 
 /// The page `/version`, in etcd's order of keys; `cluster` is absent until it is decided.

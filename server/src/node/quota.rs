@@ -15,9 +15,6 @@ use keelson_state::quota as cost;
 use super::Node;
 use super::error::NodeError;
 
-/// Cost of a lease grant in bytes.
-const LEASE_COST_BYTES: u64 = 64;
-
 /// What proposals in flight cost.
 #[derive(Debug, Default)]
 pub struct Quota {
@@ -46,7 +43,7 @@ impl Quota {
         let cost = match request {
             Request::Put(put) => cost::put_cost_bytes(put),
             Request::Txn(txn) => cost::txn_cost_bytes(txn),
-            Request::LeaseGrant(_) => LEASE_COST_BYTES,
+            Request::LeaseGrant(_) => cost::LEASE_GRANT_COST_BYTES,
             _ => 0,
         };
         let before = self.in_flight.fetch_add(cost, Ordering::Relaxed);

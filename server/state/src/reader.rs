@@ -442,19 +442,5 @@ impl History {
 }
 
 fn read(store: &StoreReader, records: Vec<RecordRef>) -> Result<Vec<Bytes>, ApplyError> {
-    let wanted: Vec<Revision> = records
-        .iter()
-        .filter_map(|record| match record {
-            RecordRef::At(revision) => Some(*revision),
-            RecordRef::Ready(_) => None,
-        })
-        .collect();
-    let mut read = store.read_many(&wanted)?.into_iter();
-    Ok(records
-        .into_iter()
-        .filter_map(|record| match record {
-            RecordRef::Ready(bytes) => Some(bytes),
-            RecordRef::At(_) => read.next(),
-        })
-        .collect())
+    range::resolve(records, |wanted| Ok(store.read_many(wanted)?))
 }

@@ -18,10 +18,9 @@ use keelson_proto::{
 use crate::{
     error::ApplyError,
     mvcc::{
-        range::{Plan, RecordRef, header},
+        range::{self, Plan, RecordRef, header},
         shared::{Pin, View},
     },
-    revision::Revision,
     store::StoreError,
 };
 
@@ -120,31 +119,13 @@ impl Reply {
     pub fn resolve(self) -> Result<Response, ApplyError> {
         let source = self.source;
         let read = |records: Vec<RecordRef>| -> Result<Vec<Bytes>, ApplyError> {
-            let wanted: Vec<Revision> = records
-                .iter()
-                .filter_map(|record| match record {
-                    RecordRef::At(revision) => Some(*revision),
-                    RecordRef::Ready(_) => None,
-                })
-                .collect();
-            let read = match &source {
-                _ if wanted.is_empty() => Vec::new(),
-                None => return Err(ApplyError::Damaged("a reply without a source".into())),
-                Some((view, _pin)) => {
-                    view.store.read_many(&wanted).map_err(|error| match error {
-                        StoreError::NotFound(_) if view.is_superseded() => Error::Timeout.into(),
-                        error => ApplyError::Store(error),
-                    })?
-                }
-            };
-            let mut read = read.into_iter();
-            Ok(records
-                .into_iter()
-                .filter_map(|record| match record {
-                    RecordRef::Ready(bytes) => Some(bytes),
-                    RecordRef::At(_) => read.next(),
-                })
-                .collect())
+            range::resolve(records, |wanted| match &source {
+                None => Err(ApplyError::Damaged("a reply without a source".into())),
+                Some((view, _pin)) => view.store.read_many(wanted).map_err(|error| match error {
+                    StoreError::NotFound(_) if view.is_superseded() => Error::Timeout.into(),
+                    error => ApplyError::Store(error),
+                }),
+            })
         };
         Ok(match self.body {
             Body::Put { revision, prev } => Response::Put(put(revision, prev, &read)?),

@@ -34,6 +34,33 @@ pub enum RecordRef {
     At(Revision),
 }
 
+/// The bytes of records, in their order; `read` gets those that are not at hand, if there are any.
+pub(crate) fn resolve(
+    records: Vec<RecordRef>,
+    read: impl FnOnce(&[Revision]) -> Result<Vec<Bytes>, ApplyError>,
+) -> Result<Vec<Bytes>, ApplyError> {
+    let wanted: Vec<Revision> = records
+        .iter()
+        .filter_map(|record| match record {
+            RecordRef::At(revision) => Some(*revision),
+            RecordRef::Ready(_) => None,
+        })
+        .collect();
+    let read = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        read(&wanted)?
+    };
+    let mut read = read.into_iter();
+    Ok(records
+        .into_iter()
+        .filter_map(|record| match record {
+            RecordRef::Ready(bytes) => Some(bytes),
+            RecordRef::At(_) => read.next(),
+        })
+        .collect())
+}
+
 /// What a range will reply, before its records are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
