@@ -282,7 +282,11 @@ impl Node {
         self.check_lag()?;
         let began = tokio::time::Instant::now();
         let timeout = self.config.request_timeout();
-        let outcome = match tokio::time::timeout(timeout, self.replicate(command)).await {
+        let mut pending = PendingProposal::begin(&*self.metrics);
+        let replicated = tokio::time::timeout(timeout, self.replicate(command)).await;
+        pending.ok = matches!(replicated, Ok(Ok(_)));
+        drop(pending);
+        let outcome = match replicated {
             Ok(outcome) => outcome?,
             Err(_) if self.status.leader().leader.is_none() => {
                 return Err(NodeError::DeadlineExceeded);
@@ -426,6 +430,25 @@ pub fn version_json(cluster: Option<&str>) -> String {
         r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{storage}"}}"#,
         keelson_proto::SERVER_VERSION
     )
+}
+
+/// Counts a proposal under way; one whose caller goes away has failed.
+struct PendingProposal<'a> {
+    metrics: &'a dyn observer::NodeMetrics,
+    ok: bool,
+}
+
+impl<'a> PendingProposal<'a> {
+    fn begin(metrics: &'a dyn observer::NodeMetrics) -> Self {
+        metrics.proposal_began();
+        Self { metrics, ok: false }
+    }
+}
+
+impl Drop for PendingProposal<'_> {
+    fn drop(&mut self) {
+        self.metrics.proposal_ended(self.ok);
+    }
 }
 
 struct ForwardedGuard<'a> {
