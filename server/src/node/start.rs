@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use super::watch_hub::{History, WatchHub};
 use super::{Node, checkpoints, compactor, leases, peer_port, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
+use crate::raft::force_new::force_new_cluster;
 use crate::raft::identity::Identity;
 use crate::raft::leadership::{Leadership, MetricsReceiver};
 use crate::raft::log_store::LogStore;
@@ -139,6 +140,7 @@ impl Node {
     pub async fn join(&self) -> Result<()> {
         self.bootstrap().await?;
         self.publish().await?;
+        self.admitted.store(true, Ordering::Release);
         self.status.look_for_role();
         Ok(())
     }
@@ -311,7 +313,7 @@ async fn open(
     directories: Directories,
     identity: Identity,
     origin: Origin,
-    runtime: Runtime,
+    mut runtime: Runtime,
     metrics: Arc<dyn NodeMetrics>,
     peer_listeners: Vec<Listener>,
 ) -> Result<Arc<Node>> {
@@ -338,6 +340,10 @@ async fn open(
     if !matches!(origin, Origin::Restart) {
         // There is neither log nor store: whoever it was to be before, it was not.
         identity.write(&directories.member)?;
+    }
+    let forced = config.force_new_cluster && matches!(origin, Origin::Restart);
+    if forced {
+        force_new_cluster(&mut runtime.log, &state.position(), identity.member_id).await?;
     }
     let reader = state.reader();
     drop(store_reader.set(reader.history().store().clone()));
@@ -376,6 +382,10 @@ async fn open(
     if let Origin::Bootstrap(members) | Origin::Join(members) = &origin {
         let ids = members.keys().copied().collect();
         peers.set(&Membership::new(vec![ids], members.clone())?);
+    }
+    if forced {
+        // Whoever the checkpoint names is no member any more.
+        peers.set(&Membership::default());
     }
     let bootstrap = match origin {
         Origin::Bootstrap(members) => Some(members),
@@ -431,7 +441,8 @@ async fn open(
         metrics,
         peers: Arc::clone(&peers),
         greeter: greeter.clone(),
-        admitted: Arc::new(AtomicBool::new(bootstrap.is_none())),
+        // The former members of a forced cluster are refused until the log says that they are gone.
+        admitted: Arc::new(AtomicBool::new(bootstrap.is_none() && !forced)),
         bootstrap: parking_lot::Mutex::new(bootstrap),
         removed: CancellationToken::new(),
         streams_ended: CancellationToken::new(),
