@@ -236,8 +236,7 @@ async fn identify(
     log: &LogStore,
 ) -> Result<(Identity, Origin)> {
     let known = Identity::read(&directories.member)?;
-    let (last, purged) = log.ends();
-    if last.is_some() || purged.is_some() {
+    if !log.is_new() {
         return match known {
             Some(identity) => Ok((identity, Origin::Restart)),
             None => bail!(
@@ -246,8 +245,8 @@ async fn identify(
             ),
         };
     }
-    // With an identity it stopped before its log got its first entry, and begins again; unless its
-    // log is gone, which the others know.
+    // With an identity it stopped before anything was logged, and begins again; unless its log is
+    // gone, which the others know.
     let (identity, origin) = if config.join {
         let (identity, members) = join(config).await?;
         (identity, Origin::Join(members))
@@ -480,8 +479,8 @@ async fn open(
 fn check_continuity(state: &State, log: &LogStore) -> Result<()> {
     let position = state.position();
     let applied = position.applied_index;
-    let (last, purged) = log.ends();
-    if last.is_none() && purged.is_none() && !position.membership.is_empty() {
+    let (_, purged) = log.ends();
+    if log.is_new() && !position.membership.is_empty() {
         bail!(
             "the store's last checkpoint is at index {applied}, but the log is empty: entries that \
              this member has acknowledged are missing, so this data directory is not complete"

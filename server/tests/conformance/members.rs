@@ -768,3 +768,22 @@ async fn a_cluster_is_made_of_one_member_by_force() {
         50
     );
 }
+
+/// The store is there and the log is not: what was acknowledged behind the checkpoint is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_log_is_gone_is_refused() {
+    let mut cluster = Cluster::start(1, |config| config.node.snapshot_count = 1).await;
+    put_ok(&mut cluster.kv(0), "a", "1").await;
+    eventually("a checkpoint", async || {
+        let node = cluster.member(0).server().node();
+        node.status().with_metrics(|raft| raft.snapshot).map(drop)
+    })
+    .await;
+    cluster.stop(0).await;
+    std::fs::remove_dir_all(cluster.data_dir(0).join("member/wal")).unwrap();
+    let refused = cluster.try_restart(0).await.unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("the log is empty"),
+        "{refused:#}"
+    );
+}
