@@ -108,7 +108,9 @@ impl Server {
         let clients = bind_all(&config.listen_clients, "clients").await?;
         let http_only = bind_all(&config.listen_client_http, "client HTTP").await?;
 
-        let node = Node::start(config.node, peers, observers).await?;
+        let Some(node) = Node::start(config.node, peers, observers, stop).await? else {
+            return Ok(None);
+        };
         let joined = tokio::select! {
             joined = node.join() => joined.map(|()| true),
             () = node.removed() => {

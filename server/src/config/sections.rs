@@ -116,6 +116,10 @@ pub struct Clustering {
     pub discovery_token: String,
     /// The discovery service's endpoints.
     pub discovery_endpoints: Vec<String>,
+    /// How long a connection to it may take to come up. Default: 2 s.
+    pub discovery_dial_timeout: Duration,
+    /// How long a request to it may take. Default: 5 s.
+    pub discovery_request_timeout: Duration,
     /// The SRV domain.
     pub discovery_srv: String,
     /// Default: `exit`.
@@ -512,6 +516,8 @@ fn clustering(settings: &Settings, name: &str, problems: &mut Vec<String>) -> Cl
         advertise_client_urls: settings.urls("advertise-client-urls"),
         discovery_token: settings.text("discovery-token"),
         discovery_endpoints: settings.words("discovery-endpoints"),
+        discovery_dial_timeout: settings.duration("discovery-dial-timeout"),
+        discovery_request_timeout: settings.duration("discovery-request-timeout"),
         discovery_srv: settings.text("discovery-srv"),
         discovery_fallback: settings.text("discovery-fallback"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),

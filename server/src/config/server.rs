@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::sections::{Config, InitialClusterState};
 use super::url::Url;
-use crate::node::config::NodeConfig;
+use crate::node::config::{Discovery, NodeConfig};
 use crate::server::ServerConfig;
 use crate::transport::ListenAddress;
 
@@ -36,6 +36,12 @@ impl Config {
                 .map(|(name, urls)| (name.to_owned(), texts(urls)))
                 .collect(),
             initial_cluster_token: clustering.initial_cluster_token.clone(),
+            discovery: (!clustering.discovery_endpoints.is_empty()).then(|| Discovery {
+                token: clustering.discovery_token.clone(),
+                endpoints: clustering.discovery_endpoints.clone(),
+                dial_timeout: clustering.discovery_dial_timeout,
+                request_timeout: clustering.discovery_request_timeout,
+            }),
             join: clustering.initial_cluster_state == InitialClusterState::Existing,
             force_new_cluster: self.unsafe_.force_new_cluster,
             strict_reconfig_check: clustering.strict_reconfig_check,

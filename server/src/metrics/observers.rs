@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_proto::error::Error;
+
 use super::registry::Metrics;
 use super::types::Histogram;
 use crate::node::observer::NodeMetrics;
@@ -62,6 +64,17 @@ impl NodeMetrics for Observer {
         families.server_proposals_pending.add(-1);
         if !ok {
             families.server_proposals_failed_total.increment();
+        }
+    }
+
+    fn learner_promotion(&self, result: Result<(), Error>) {
+        let families = &self.metrics.families;
+        match result {
+            Ok(()) => families.server_learner_promote_successes.increment(),
+            Err(reason) => families
+                .server_learner_promote_failures
+                .with(&[reason.text()])
+                .increment(),
         }
     }
 

@@ -20,6 +20,8 @@ pub struct NodeConfig {
     pub initial_cluster: Vec<(String, Vec<String>)>,
     /// Keeps clusters apart that bootstrap with the same URLs.
     pub initial_cluster_token: String,
+    /// Where the members of a bootstrap find each other instead.
+    pub discovery: Option<Discovery>,
     /// Whether an empty data directory joins a running cluster instead of bootstrapping one.
     pub join: bool,
     /// This member becomes the only one of its cluster, with the data it has (contract 4.1).
@@ -56,6 +58,19 @@ pub struct NodeConfig {
     pub warning_apply_duration: Duration,
     /// Turns fsync off: data is lost with the power.
     pub unsafe_no_fsync: bool,
+}
+
+/// v3 discovery (contract 4.1).
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    /// Names the cluster in the registry, and takes the place of the initial cluster's token.
+    pub token: String,
+    /// The registry's endpoints.
+    pub endpoints: Vec<String>,
+    /// How long a connection may take to come up.
+    pub dial_timeout: Duration,
+    /// How long a request may take.
+    pub request_timeout: Duration,
 }
 
 /// Compaction by itself (contract 2.6).

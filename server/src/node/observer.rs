@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{Command, command::Request};
 use keelson_state::apply::Outcome;
 use tokio::sync::Notify;
@@ -33,6 +34,8 @@ pub trait NodeMetrics: Send + Sync + 'static {
     fn proposal_began(&self);
     /// A proposal has ended.
     fn proposal_ended(&self, ok: bool);
+    /// A learner was promoted, or not, on this member as the leader.
+    fn learner_promotion(&self, result: Result<(), Error>);
     /// The leader changed: whether there is one, and whether it is this member.
     fn leader(&self, known: bool, local: bool);
 }

@@ -24,6 +24,7 @@ use super::forward::Forwarder;
 use super::lessor::Lessor;
 use super::membership::{
     change,
+    discovery::discover,
     hello::{self, Greeter},
     join::join,
 };
@@ -85,7 +86,7 @@ pub struct NodeObservers {
 
 impl Node {
     /// Opens the data directory, starts Raft and its tasks, and serves peers on `peer_listeners`.
-    /// The member has not joined yet: see [`Node::publish`].
+    /// `None` if it is to stop before it knows who it is. The member has not joined yet: see [`Node::join`].
     ///
     /// # Errors
     /// When the data directory cannot be opened or contradicts itself, or when this member has been
@@ -94,7 +95,8 @@ impl Node {
         config: NodeConfig,
         peer_listeners: Vec<Listener>,
         observers: NodeObservers,
-    ) -> Result<Arc<Self>> {
+        stop: &CancellationToken,
+    ) -> Result<Option<Arc<Self>>> {
         let directories = Directories::new(&config);
         directories.create()?;
         let wal_options = WalOptions {
@@ -104,7 +106,12 @@ impl Node {
         let wal = open_sled(&directories.wal, wal_options)
             .with_context(|| format!("cannot open the log in {}", directories.wal.display()))?;
         let log = LogStore::new(wal).context("cannot read the log")?;
-        let (identity, origin) = identify(&config, &directories, &log).await?;
+        // Others may be waited for.
+        let identified = tokio::select! {
+            identified = identify(&config, &directories, &log) => identified,
+            () = stop.cancelled() => return Ok(None),
+        };
+        let (identity, origin) = identified?;
         let raft_runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores().min(RAFT_THREADS_MAX))
             .thread_name("raft")
@@ -130,6 +137,7 @@ impl Node {
             .spawn(opening)
             .await
             .context("starting the member panicked")?
+            .map(Some)
     }
 
     /// Bootstraps, if the member has not been part of a cluster yet, and publishes its name and
@@ -247,7 +255,15 @@ async fn identify(
     }
     // With an identity it stopped before anything was logged, and begins again; unless its log is
     // gone, which the others know.
-    let (identity, origin) = if config.join {
+    let (identity, origin) = if let Some(discovery) = &config.discovery {
+        let discovered = NodeConfig {
+            initial_cluster: discover(config, discovery).await?,
+            initial_cluster_token: discovery.token.clone(),
+            ..config.clone()
+        };
+        let (identity, members) = bootstrap_identity(&discovered)?;
+        (identity, Origin::Bootstrap(members))
+    } else if config.join {
         let (identity, members) = join(config).await?;
         (identity, Origin::Join(members))
     } else {

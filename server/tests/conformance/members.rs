@@ -356,7 +356,12 @@ async fn a_learner_serves_little_until_it_is_promoted() {
     // It does not vote: the one voter goes on alone, and cannot leave.
     let refused = remove(&cluster, 0, cluster.id(0)).await;
     assert_refused(refused, Error::MemberNotEnoughStarted);
-    let members = promote(&cluster, 0, id).await.unwrap().into_inner();
+    // It has all; the leader hears of it a moment later.
+    let promoted = eventually("it is promoted", async || {
+        promote(&cluster, 0, id).await.ok()
+    })
+    .await;
+    let members = promoted.into_inner();
     assert!(members.iter().all(|member| !member.is_learner));
     eventually("it serves", async || kv.range(get("k1")).await.ok()).await;
     assert!(!cluster.status(one).await.is_learner);
@@ -786,4 +791,55 @@ async fn a_member_whose_log_is_gone_is_refused() {
         format!("{refused:#}").contains("the log is empty"),
         "{refused:#}"
     );
+}
+
+/// Members find each other in another cluster; one too many is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_find_each_other_by_discovery() {
+    let registry = Cluster::single().await;
+    let endpoint = registry.client_address(0).to_string();
+    let discovered = |config: &mut keelson::server::ServerConfig| {
+        config.node.initial_cluster = vec![];
+        config.node.discovery = Some(keelson::node::config::Discovery {
+            token: "token".to_owned(),
+            endpoints: vec![endpoint.clone()],
+            dial_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(5),
+        });
+    };
+    let mut cluster = Cluster::prepared(4, discovered);
+    for (size, reason) in [
+        (None, "size key not found"),
+        (Some("no"), "size key is bad"),
+    ] {
+        if let Some(size) = size {
+            put_ok(
+                &mut registry.kv(0),
+                "/_etcd/registry/token/_config/size",
+                size,
+            )
+            .await;
+        }
+        let refused = cluster.try_restart(3).await.unwrap_err();
+        let text = format!("failed to join discovery cluster: discovery: {reason}");
+        assert_eq!(format!("{refused:#}"), text);
+    }
+    put_ok(
+        &mut registry.kv(0),
+        "/_etcd/registry/token/_config/size",
+        "3",
+    )
+    .await;
+    cluster.restart_together(&[0, 1, 2]).await;
+    put_ok(&mut cluster.kv(1), "a", "1").await;
+    assert_eq!(list(&cluster, 0).await.len(), 3);
+    let refused = cluster.try_restart(3).await.unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("discovery: cluster is full"),
+        "{refused:#}"
+    );
+    // What is in its data directory wins.
+    cluster.stop(1).await;
+    cluster.restart(1).await;
+    assert_eq!(range_ok(&mut cluster.kv(1), get("a")).await.count, 1);
 }

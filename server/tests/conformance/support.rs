@@ -68,6 +68,7 @@ impl NodeMetrics for NoMetrics {
     fn checkpointed(&self, _: Duration) {}
     fn proposal_began(&self) {}
     fn proposal_ended(&self, _: bool) {}
+    fn learner_promotion(&self, _: Result<(), Error>) {}
     fn leader(&self, _: bool, _: bool) {}
 }
 
@@ -129,6 +130,15 @@ impl Cluster {
 
     /// Members whose settings `adjust` may change.
     pub(crate) async fn start(count: usize, adjust: impl Fn(&mut ServerConfig)) -> Self {
+        let mut cluster = Self::prepared(count, adjust);
+        for started in join_all(cluster.members.iter_mut().map(Member::start)).await {
+            started.unwrap();
+        }
+        cluster
+    }
+
+    /// As [`Cluster::start`], but none of them runs yet.
+    pub(crate) fn prepared(count: usize, adjust: impl Fn(&mut ServerConfig)) -> Self {
         let directory = directory();
         let ports = free_ports(2 * count);
         let (peers, clients) = ports.split_at(count);
@@ -147,10 +157,7 @@ impl Cluster {
                 server: None,
             }
         };
-        let mut members: Vec<Member> = (0..count).map(member).collect();
-        for started in join_all(members.iter_mut().map(Member::start)).await {
-            started.unwrap();
-        }
+        let members = (0..count).map(member).collect();
         Self { members, directory }
     }
 
@@ -367,6 +374,7 @@ fn node_config(
         advertise_client_urls: vec![client_url],
         initial_cluster: initial_cluster.to_vec(),
         initial_cluster_token: "etcd-cluster".to_owned(),
+        discovery: None,
         join: false,
         force_new_cluster: false,
         strict_reconfig_check: true,

@@ -57,7 +57,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-token",
         Kind::Text,
         "",
-        Status::Refused,
+        Status::Implemented,
         "V3 discovery: discovery token for the etcd cluster to be bootstrapped.",
     ),
     flag(
@@ -65,7 +65,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-endpoints",
         Kind::Words,
         "",
-        Status::Refused,
+        Status::Implemented,
         "V3 discovery: List of gRPC endpoints of the discovery service.",
     ),
     flag(
@@ -73,7 +73,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-dial-timeout",
         Kind::Duration,
         "2s",
-        Status::NotYet,
+        Status::Implemented,
         "V3 discovery: dial timeout for client connections.",
     ),
     flag(
@@ -81,7 +81,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-request-timeout",
         Kind::Duration,
         "5s",
-        Status::NotYet,
+        Status::Implemented,
         "V3 discovery: timeout for discovery requests (excluding dial timeout).",
     ),
     flag(
@@ -105,7 +105,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-insecure-transport",
         Kind::Bool,
         "true",
-        Status::NotYet,
+        Status::Refused,
         "V3 discovery: disable transport security for client connections.",
     ),
     flag(
@@ -121,7 +121,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-cert",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Refused,
         "V3 discovery: identify secure client using this TLS certificate file.",
     ),
     flag(
@@ -129,7 +129,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-key",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Refused,
         "V3 discovery: identify secure client using this TLS key file.",
     ),
     flag(
@@ -137,7 +137,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-cacert",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Refused,
         "V3 discovery: verify certificates of TLS-enabled secure servers using this CA bundle.",
     ),
     flag(
@@ -145,7 +145,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-user",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Refused,
         "V3 discovery: username[:password] for authentication (prompt if password is not supplied).",
     ),
     flag(
@@ -153,7 +153,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-password",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Refused,
         "V3 discovery: password for authentication (if this option is used, --user option shouldn't include password).",
     ),
     flag(

@@ -106,14 +106,21 @@ impl Node {
         &self,
         change: member_change::Change,
     ) -> Result<Changed, ProposeError> {
-        loop {
+        let changed = loop {
             let change = Change::requested(change.clone(), new_id);
             match self.attempt(&change).await {
-                Ok(changed) => return Ok(changed),
+                Ok(changed) => break Ok(changed),
                 Err(Attempt::Again) => tokio::time::sleep(RETRY_PAUSE).await,
-                Err(Attempt::Failed(error)) => return Err(error),
+                Err(Attempt::Failed(error)) => break Err(error),
             }
+        };
+        if matches!(change, member_change::Change::Promote(_)) {
+            let result = changed.map(drop).map_err(|error| match error {
+                ProposeError::Definite(error) | ProposeError::Indefinite(error) => error,
+            });
+            self.metrics.learner_promotion(result);
         }
+        changed
     }
 
     /// One attempt; ends when the change is applied here.

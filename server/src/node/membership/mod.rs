@@ -10,6 +10,7 @@
 //! | [`rules`] | what a change does and why it is refused; pure |
 //! | [`change`] | getting it into the log, through the leader; settling pending voters |
 //! | [`join`] | the start of a member that was added |
+//! | [`discovery`] | finding the members of a bootstrap in another cluster |
 //! | [`hello`] | who is reachable, who was removed, and when a bootstrap may begin |
 //!
 //! - A voter that was added counts for the quorum only once it has started and caught up: adding a
@@ -19,6 +20,7 @@
 //! - What stands in the log is raft's membership alone. Removed ids follow from it as it is applied.
 
 pub mod change;
+pub mod discovery;
 pub mod hello;
 pub mod join;
 pub mod rules;
