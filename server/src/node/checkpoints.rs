@@ -20,6 +20,7 @@ pub async fn run(
     network: Network,
     mut checkpoints: mpsc::Receiver<Arc<Checkpoint>>,
 ) {
+    let mut purged = 0;
     loop {
         // The node holds the sending side, so the queue does not close by itself.
         let checkpoint = tokio::select! {
@@ -43,16 +44,25 @@ pub async fn run(
             told = told => if told.is_err() { return },
             () = node.stopping.cancelled() => return,
         }
-        while network.snapshots_in_flight() > 0 {
+        let kept = node.config().snapshot_catchup_entries;
+        let wanted = node.state.commands.purge_index(index, kept);
+        loop {
+            // A transfer that begins later is of this checkpoint or of a newer one.
+            let limit = network.transfers().purge_limit().unwrap_or(wanted);
+            let purge = wanted.min(limit);
+            if purge > purged {
+                if node.raft().trigger().purge_log(purge).await.is_err() {
+                    return;
+                }
+                purged = purge;
+            }
+            if purge == wanted {
+                break;
+            }
             tokio::select! {
                 () = tokio::time::sleep(HELD_PAUSE) => {}
                 () = node.stopping.cancelled() => return,
             }
-        }
-        let kept = node.config().snapshot_catchup_entries;
-        let purge = node.state.commands.purge_index(index, kept);
-        if purge > 0 && node.raft().trigger().purge_log(purge).await.is_err() {
-            return;
         }
     }
 }

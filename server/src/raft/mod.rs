@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`types`], [`codec`] | openraft's type config; its types as protobuf |
 //! | [`wal`], [`log_store`] | the log on disk; openraft's view of it |
-//! | [`state_machine`], [`snapshot`] | apply and checkpoints; their way between members |
+//! | [`state_machine`], [`snapshot`], [`transfers`] | apply and checkpoints; their way between members |
 //! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
@@ -20,6 +20,7 @@ pub mod peers;
 pub mod service;
 pub mod snapshot;
 pub mod state_machine;
+pub mod transfers;
 pub mod types;
 pub mod waiters;
 pub mod wal;

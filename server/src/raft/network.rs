@@ -30,6 +30,7 @@ use tonic::{Code, Request, Status};
 use super::codec;
 use super::peers::{Peers, Purpose};
 use super::snapshot::{self, SnapshotHandle};
+use super::transfers::{Patience, Transfers};
 use super::types::{Node, TypeConfig};
 
 /// Log bytes to one follower that are sent and not answered. A few round trips' worth of full
@@ -66,8 +67,9 @@ pub struct Network {
     cluster_id: u64,
     /// A peer silent for longer than this counts as gone.
     silence_max: Duration,
-    /// Checkpoints on their way: the log they need is not purged (openraft-notes 3).
-    sending: Arc<AtomicUsize>,
+    /// Checkpoints on their way.
+    pub(super) transfers: Arc<Transfers>,
+    patience: Patience,
 }
 
 impl Network {
@@ -78,14 +80,26 @@ impl Network {
             peers,
             cluster_id,
             silence_max,
-            sending: Arc::default(),
+            transfers: Arc::default(),
+            patience: Patience::default(),
         }
     }
 
-    /// Number of checkpoints on their way to peers.
+    /// Checkpoints on their way to peers.
     #[must_use]
-    pub fn snapshots_in_flight(&self) -> usize {
-        self.sending.load(Ordering::Acquire)
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// How long a checkpoint on its way may stand still.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
     }
 
     fn client(&self, target: u64, purpose: Purpose) -> Client {
@@ -250,12 +264,16 @@ impl RaftNetworkV2<TypeConfig> for Client {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let client = self.raft(Purpose::Log)?;
-        let _sending = Sending::begin(&self.network.sending);
+        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index());
+        let transfer = self.network.transfers.begin(index);
         let send = snapshot::send(client, &self.network, self.target, vote, snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Ok(vote) => {
+                    transfer.installed();
+                    Ok(SnapshotResponse::new(vote))
+                }
                 Err(snapshot::SendError::Peer(status)) => Err(self.failed(&status).into()),
                 Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
             },
@@ -353,22 +371,6 @@ impl Client {
             })
             .boxed(),
         )
-    }
-}
-
-/// Counts a checkpoint on its way.
-struct Sending(Arc<AtomicUsize>);
-
-impl Sending {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -12,13 +12,14 @@ use keelson_state::mvcc::index::Restore;
 use keelson_state::store::{Checkpoint, Incoming, KeeperHandle, Received, StoreError};
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::codec::{self, CodecError};
 use super::network::Network;
 use super::service::{Raft, fatal, required_vote};
+use super::transfers::Progress;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
 /// openraft's snapshot with our handle.
@@ -133,9 +134,27 @@ pub(super) async fn send(
     };
     let bytes: u64 = start.files.iter().map(|file| file.length).sum();
     let (chunks, outbound) = mpsc::channel(PIECES_AHEAD);
-    let reading = tokio::task::spawn_blocking(move || read_files(&checkpoint, start, &chunks));
-    let request = network.request(target, ReceiverStream::new(outbound));
-    let response = client.install_snapshot(request).await;
+    let given_up = CancellationToken::new();
+    // Reading ends with this call, whatever becomes of the transport's end of the pieces.
+    let _ends_reading = given_up.clone().drop_guard();
+    let runtime = tokio::runtime::Handle::current();
+    let outlet = Outlet {
+        chunks,
+        given_up: given_up.clone(),
+        runtime,
+    };
+    let reading = tokio::task::spawn_blocking(move || read_files(&checkpoint, start, &outlet));
+    let progress = Progress::new(network.patience(), bytes);
+    let request = network.request(target, progress.watch(outbound));
+    let response = tokio::select! {
+        response = client.install_snapshot(request) => response,
+        () = progress.stalled() => {
+            let reason = "snapshot transfer makes no progress";
+            tracing::warn!(to = format!("{target:x}"), bytes, "{reason}; given up");
+            given_up.cancel();
+            Err(Status::deadline_exceeded(reason))
+        }
+    };
     // When the peer hangs up, reading ends with it; a read error explains a broken stream better.
     if let Ok(Err(error)) = reading.await {
         return Err(error.into());
@@ -154,17 +173,33 @@ pub(super) async fn send(
         .ok_or(SendError::NoVote)
 }
 
+/// Where the pieces go, for a thread that may block.
+struct Outlet {
+    chunks: mpsc::Sender<keelsonpb::SnapshotChunk>,
+    given_up: CancellationToken,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Outlet {
+    /// Waits until the transport has room; whether the transfer goes on.
+    fn send(&self, chunk: Chunk) -> bool {
+        let message = keelsonpb::SnapshotChunk { chunk: Some(chunk) };
+        self.runtime.block_on(async {
+            tokio::select! {
+                sent = self.chunks.send(message) => sent.is_ok(),
+                () = self.given_up.cancelled() => false,
+            }
+        })
+    }
+}
+
 /// Reads a checkpoint's files into the stream, on a thread of the blocking pool.
 fn read_files(
     checkpoint: &Checkpoint,
     start: keelsonpb::SnapshotStart,
-    chunks: &mpsc::Sender<keelsonpb::SnapshotChunk>,
+    outlet: &Outlet,
 ) -> Result<(), StoreError> {
-    let send = |chunk| {
-        let message = keelsonpb::SnapshotChunk { chunk: Some(chunk) };
-        chunks.blocking_send(message).is_ok()
-    };
-    if !send(Chunk::Start(start)) {
+    if !outlet.send(Chunk::Start(start)) {
         return Ok(());
     }
     for (file, entry) in checkpoint.files().iter().enumerate() {
@@ -178,7 +213,7 @@ fn read_files(
                 crc32c: crc32c::crc32c(&bytes),
                 bytes,
             };
-            if !send(Chunk::Data(data)) {
+            if !outlet.send(Chunk::Data(data)) {
                 return Ok(());
             }
             offset += length;
@@ -306,3 +341,7 @@ fn refused(error: &StoreError) -> Status {
     tracing::warn!(error = %error, "snapshot refused");
     Status::failed_precondition(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
