@@ -40,6 +40,8 @@ pub struct EventBatch {
     pub header_revision: i64,
     /// Whether the watcher wants previous values.
     pub prev_kv: bool,
+    /// Previous values of events at or below this revision are compacted away, and not sent.
+    pub compact_revision: i64,
     /// Whether the response may be cut into fragments.
     pub fragment: bool,
     /// The events.
