@@ -80,8 +80,11 @@ impl Node {
         let response = self.propose(Request::Compaction(request)).await?;
         if physical {
             let mut finished = self.compaction_finished.subscribe();
-            // The sender lives in the node.
-            drop(finished.wait_for(|finished| *finished >= revision).await);
+            tokio::select! {
+                // The sender lives in the node.
+                _ = finished.wait_for(|finished| *finished >= revision) => {}
+                () = self.stopping.cancelled() => return Err(Error::Stopped.into()),
+            }
             self.checkpoint_now().await?;
         }
         Ok(response)

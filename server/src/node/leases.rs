@@ -68,7 +68,7 @@ impl Node {
                     Ask::Renew => self.renew_as_leader(id).await.map(|ttl| (ttl, ttl)),
                     Ask::TimeToLive => self.remaining_as_leader(id).await,
                 }
-            } else if let Some(leader) = view.leader {
+            } else if let Some(leader) = view.remote() {
                 self.ask_through(leader, id, ask).await
             } else {
                 Err(Error::NotLeader)

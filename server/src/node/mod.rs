@@ -350,7 +350,7 @@ impl Node {
             let view = self.status.leader();
             let answer = if self.raft.is_leader() {
                 self.propose_here(command.clone()).await
-            } else if let Some(leader) = view.leader {
+            } else if let Some(leader) = view.remote() {
                 self.propose_through(leader, &command).await
             } else {
                 tokio::time::sleep(RETRY_PAUSE).await;

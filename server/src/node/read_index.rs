@@ -71,7 +71,7 @@ enum Round {
 async fn round(raft: &Raft, status: &NodeStatus, forwarder: &Forwarder) -> Round {
     let view = status.leader();
     if !raft.is_leader() {
-        let Some(leader) = view.leader else {
+        let Some(leader) = view.remote() else {
             return Round::Again;
         };
         // A leader answers within a round; a connection that hangs takes longer to be given up.

@@ -542,13 +542,16 @@ async fn follow_leader(node: Arc<Node>) {
     loop {
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
-            _ = look.tick() => {}
+            _ = look.tick() => {
+                // A request that looked for the leader just before it changed may have opened a
+                // stream to the old one since.
+                node.forwarder.leader_changed(node.status.leader().remote());
+            }
             () = node.stopping.cancelled() => return,
         }
         let view = node.status.leader();
         if view.leader != known {
-            node.forwarder
-                .leader_changed(view.leader.filter(|_| !view.is_local));
+            node.forwarder.leader_changed(view.remote());
             node.metrics.leader(view.leader.is_some(), view.is_local);
             known = view.leader;
             let leader = view.leader.map(|id| format!("{id:x}")).unwrap_or_default();

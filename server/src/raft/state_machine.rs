@@ -392,6 +392,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shared.peers.set_stored(&self.membership);
         self.commands_since_checkpoint = 0;
         self.finish_entry(term, last);
+        // What the checkpoint had not removed yet is removed here; somebody may wait for it.
+        self.shared.observer.compaction_scheduled();
         // Their outcomes are inside the checkpoint, unseen.
         self.shared
             .forwarded
