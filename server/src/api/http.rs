@@ -94,6 +94,9 @@ impl HttpService {
             Some(node) => health_reason(node, query).await,
         };
         let healthy = reason.is_empty();
+        if let Some(node) = self.node.get() {
+            node.metrics().health(healthy);
+        }
         let status = if healthy {
             StatusCode::OK
         } else {
@@ -123,7 +126,13 @@ impl HttpService {
             }
             let result = match self.node.get() {
                 None => Err("etcdserver: server is starting".to_owned()),
-                Some(node) => (check.run)(Arc::clone(node)).await,
+                Some(node) => {
+                    let result = (check.run)(Arc::clone(node)).await;
+                    let kind = probe.path.trim_start_matches('/');
+                    node.metrics()
+                        .health_check(kind, check.name, result.is_ok());
+                    result
+                }
             };
             match result {
                 Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name)),

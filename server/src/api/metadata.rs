@@ -17,7 +17,7 @@ const LEADERLESS_CHECKS_MAX: u32 = 3;
 /// # Errors
 /// NoLeader if the caller requires a leader and none is known; InvalidClientAPIVersion.
 pub fn check(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
-    requires_leader(node, metadata).map(drop)
+    requires_leader(node, metadata, false).map(drop)
 }
 
 /// Checks a new stream; the guard ends it later if it requires a leader and there is none.
@@ -25,7 +25,7 @@ pub fn check(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
 /// # Errors
 /// As [`check`].
 pub fn check_stream(node: &Arc<Node>, metadata: &MetadataMap) -> Result<LeaderGuard, Status> {
-    let required = requires_leader(node, metadata)?;
+    let required = requires_leader(node, metadata, true)?;
     let next_check = Instant::now() + node.config().election_timeout;
     Ok(LeaderGuard {
         node: Arc::clone(node),
@@ -35,12 +35,13 @@ pub fn check_stream(node: &Arc<Node>, metadata: &MetadataMap) -> Result<LeaderGu
     })
 }
 
-fn requires_leader(node: &Node, metadata: &MetadataMap) -> Result<bool, Status> {
-    if let Some(version) = metadata.get("client-api-version")
-        && std::str::from_utf8(version.as_bytes()).is_err()
-    {
-        return Err(Error::InvalidClientAPIVersion.into());
-    }
+fn requires_leader(node: &Node, metadata: &MetadataMap, is_stream: bool) -> Result<bool, Status> {
+    let version = metadata
+        .get("client-api-version")
+        .map(|version| std::str::from_utf8(version.as_bytes()))
+        .transpose()
+        .map_err(|_| Error::InvalidClientAPIVersion)?;
+    node.metrics().client_request(version, is_stream);
     let required = metadata
         .get("hasleader")
         .is_some_and(|value| value.as_bytes() == b"true");

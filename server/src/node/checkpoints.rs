@@ -83,9 +83,13 @@ impl Node {
     /// # Errors
     /// When the disk is full.
     pub async fn defragment(&self) -> Result<(), NodeError> {
+        let began = tokio::time::Instant::now();
+        let _active = Defragmenting::begin(self);
         let frozen = self.state.state.lock().freeze_to_defragment();
         self.wait_for_keeper(|done| self.keeper.defragment(frozen, done))
-            .await
+            .await?;
+        self.metrics.defragmented(began.elapsed());
+        Ok(())
     }
 
     async fn wait_for_keeper(
@@ -102,5 +106,21 @@ impl Node {
             Ok(Err(error)) => Err(NodeError::Other(error.to_string())),
             Err(_) => Err(Error::Stopped.into()),
         }
+    }
+}
+
+/// Shows a defragmentation under way, also if its caller goes away.
+struct Defragmenting<'a>(&'a Node);
+
+impl<'a> Defragmenting<'a> {
+    fn begin(node: &'a Node) -> Self {
+        node.metrics.defragmenting(true);
+        Self(node)
+    }
+}
+
+impl Drop for Defragmenting<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.defragmenting(false);
     }
 }

@@ -94,22 +94,28 @@ impl leader_server::Leader for LeaderService {
     ) -> Result<Response<Self::ForwardStream>, Status> {
         let from = self.context.check(request.metadata())?;
         let places = self.places(from);
+        let stats = self.context.peers.stats(from);
+        let sent_bytes = Arc::clone(&stats.sent_bytes);
         let mut inbound = request.into_inner();
         let (results, receiver) = mpsc::channel(RESULTS_MAX);
         let node = Arc::clone(&self.node);
         tokio::spawn(async move {
             while let Some(Ok(message)) = inbound.next().await {
+                stats.received_bytes.add(message.encoded_len() as u64);
                 for item in message.items {
                     take(&node, &places, item, &results).await;
                 }
             }
         });
-        let outbound = futures::stream::unfold(receiver, |mut receiver| async move {
+        let state = (receiver, sent_bytes);
+        let outbound = futures::stream::unfold(state, |(mut receiver, sent_bytes)| async move {
             let mut items = Vec::new();
             if receiver.recv_many(&mut items, RESULTS_STEP).await == 0 {
                 return None;
             }
-            Some((Ok(ForwardResponse { items }), receiver))
+            let message = ForwardResponse { items };
+            sent_bytes.add(message.encoded_len() as u64);
+            Some((Ok(message), (receiver, sent_bytes)))
         });
         Ok(Response::new(Box::pin(outbound)))
     }

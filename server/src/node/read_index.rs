@@ -17,6 +17,7 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::{mpsc, oneshot};
 
 use super::forward::{ForwardError, Forwarder};
+use super::observer::NodeMetrics;
 use super::status::NodeStatus;
 use crate::raft::service::Raft;
 
@@ -36,6 +37,7 @@ pub type ReadIndexSender = oneshot::Sender<Result<u64, Error>>;
 
 /// Serves rounds until the queue closes.
 pub async fn run(
+    metrics: Arc<dyn NodeMetrics>,
     raft: Raft,
     status: Arc<NodeStatus>,
     forwarder: Forwarder,
@@ -51,8 +53,14 @@ pub async fn run(
             }
             match round(&raft, &status, &forwarder).await {
                 Round::Index(index) => break Ok(index),
-                Round::Failed(error) => break Err(error),
-                Round::Again => tokio::time::sleep(NO_LEADER_PAUSE).await,
+                Round::Failed(error) => {
+                    metrics.read_index_failed();
+                    break Err(error);
+                }
+                Round::Again => {
+                    metrics.read_index_slow();
+                    tokio::time::sleep(NO_LEADER_PAUSE).await;
+                }
             }
         };
         for sender in waiting.drain(..) {

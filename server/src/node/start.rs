@@ -29,7 +29,7 @@ use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
 use super::status::NodeStatus;
 use super::watch_hub::{History, WatchHub};
-use super::{Node, checkpoints, compactor, leases, peer_port, propose, read_index};
+use super::{Node, checkpoints, compactor, leases, peer_port, probe, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
 use crate::raft::identity::Identity;
@@ -451,10 +451,17 @@ async fn open(
         peer_listeners,
     );
     tokio::spawn(propose::run(raft.clone(), proposal_queue));
-    tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
+    tokio::spawn(read_index::run(
+        Arc::clone(&node.metrics),
+        raft.clone(),
+        status,
+        forwarder,
+        read_queue,
+    ));
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
     tokio::spawn(compactor::run_auto(Arc::clone(&node)));
+    tokio::spawn(probe::run(Arc::clone(&node), network.clone()));
     tokio::spawn(checkpoints::run(
         Arc::clone(&node),
         network,

@@ -6,6 +6,7 @@
 //! | [`wal`], [`log_store`] | the log on disk; openraft's view of it |
 //! | [`state_machine`], [`snapshot`], [`transfers`] | apply and checkpoints; their way between members |
 //! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
+//! | [`peer_stats`] | how much of it |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
 
@@ -16,6 +17,7 @@ pub mod identity;
 pub mod leadership;
 pub mod log_store;
 pub mod network;
+pub mod peer_stats;
 pub mod peers;
 pub mod service;
 pub mod snapshot;

@@ -21,6 +21,7 @@ use super::network::Network;
 use super::service::{Raft, fatal, required_vote};
 use super::transfers::Progress;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use crate::metrics::Counter;
 
 /// openraft's snapshot with our handle.
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotHandle>;
@@ -134,6 +135,7 @@ pub(super) async fn send(
     };
     let bytes: u64 = start.files.iter().map(|file| file.length).sum();
     let (chunks, outbound) = mpsc::channel(PIECES_AHEAD);
+    let stats = network.stats(target);
     let given_up = CancellationToken::new();
     // Reading ends with this call, whatever becomes of the transport's end of the pieces.
     let _ends_reading = given_up.clone().drop_guard();
@@ -141,6 +143,7 @@ pub(super) async fn send(
     let outlet = Outlet {
         chunks,
         given_up: given_up.clone(),
+        sent_bytes: Arc::clone(&stats.sent_bytes),
         runtime,
     };
     let reading = tokio::task::spawn_blocking(move || read_files(&checkpoint, start, &outlet));
@@ -177,6 +180,7 @@ pub(super) async fn send(
 struct Outlet {
     chunks: mpsc::Sender<keelsonpb::SnapshotChunk>,
     given_up: CancellationToken,
+    sent_bytes: Arc<Counter>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -184,6 +188,7 @@ impl Outlet {
     /// Waits until the transport has room; whether the transfer goes on.
     fn send(&self, chunk: Chunk) -> bool {
         let message = keelsonpb::SnapshotChunk { chunk: Some(chunk) };
+        self.sent_bytes.add(message.encoded_len() as u64);
         self.runtime.block_on(async {
             tokio::select! {
                 sent = self.chunks.send(message) => sent.is_ok(),
@@ -237,7 +242,7 @@ pub(super) async fn receive(
     cluster_id: u64,
     mut inbound: Streaming<keelsonpb::SnapshotChunk>,
     from: u64,
-    heard: impl Fn(),
+    heard: impl Fn(usize),
 ) -> Result<Vote, Status> {
     let first = inbound.message().await?.and_then(|message| message.chunk);
     let Some(Chunk::Start(start)) = first else {
@@ -268,8 +273,9 @@ pub(super) async fn receive(
         .map_err(|error| refused(&error))?;
     check_position(&incoming, &meta)?;
     while let Some(message) = inbound.next().await {
-        heard();
-        let Some(Chunk::Data(data)) = message?.chunk else {
+        let message = message?;
+        heard(message.encoded_len());
+        let Some(Chunk::Data(data)) = message.chunk else {
             return Err(Status::invalid_argument("snapshot with two starts"));
         };
         if crc32c::crc32c(&data.bytes) != data.crc32c {

@@ -15,6 +15,7 @@ use futures::future::join_all;
 use keelson::metrics::grpc::GrpcMetrics;
 use keelson::node::config::{AutoCompaction, NodeConfig};
 use keelson::node::observer::NodeMetrics;
+use keelson::node::operation::Operation;
 use keelson::node::start::NodeObservers;
 use keelson::raft::wal::SyncObserver;
 use keelson::server::{Server, ServerConfig};
@@ -63,7 +64,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 struct NoMetrics;
 
 impl NodeMetrics for NoMetrics {
-    fn applied(&self, _: Duration, _: bool, _: bool) {}
+    fn applied(&self, _: Operation, _: Duration, _: bool, _: bool) {}
     fn checkpointed(&self, _: Duration) {}
     fn proposal_began(&self) {}
     fn proposal_ended(&self, _: bool) {}
