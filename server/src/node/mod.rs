@@ -257,7 +257,7 @@ impl Node {
 
     /// Serves a range from the local state, as it is.
     async fn range_here(&self, request: RangeRequest) -> Result<raw::RangeResponse, Status> {
-        match ended(self.reader.prepare_range(&request))?.finish_cached() {
+        match ended(self.reader.prepare_range(&request))?.finish_resident() {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(prepared)) => blocking(move || prepared.finish()).await,
             Err(error) => Err(refusal(error).into()),
