@@ -10,10 +10,12 @@ use super::types::Counter;
 use crate::node::Node;
 
 impl super::Metrics {
-    /// Reads a node's numbers for each page, once there is one.
-    pub fn read_node(&self, node: Arc<OnceLock<Arc<Node>>>) {
+    /// Reads a node's numbers for each page, from when there is one until its server ends.
+    pub fn read_node(&self, node: &Arc<OnceLock<Arc<Node>>>) {
+        let node = Arc::downgrade(node);
         self.on_render(move |families| {
-            if let Some(node) = node.get() {
+            let node = node.upgrade();
+            if let Some(node) = node.as_ref().and_then(|node| node.get()) {
                 read(families, node);
             }
         });

@@ -45,10 +45,14 @@ pub async fn run(
 ) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, QUEUE_MAX).await > 0 {
+        let mut again = false;
         let result = loop {
             // Requests that have timed out need no answer.
             waiting.retain(|sender| !sender.is_closed());
             if waiting.is_empty() {
+                if again {
+                    metrics.read_index_failed();
+                }
                 break Ok(0);
             }
             match round(&raft, &status, &forwarder).await {
@@ -58,6 +62,7 @@ pub async fn run(
                     break Err(error);
                 }
                 Round::Again => {
+                    again = true;
                     metrics.read_index_slow();
                     tokio::time::sleep(NO_LEADER_PAUSE).await;
                 }

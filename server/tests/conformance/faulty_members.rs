@@ -11,9 +11,9 @@ use keelson_proto::etcdserverpb::{
 use keelson_proto::keelsonpb::leader_client::LeaderClient;
 use keelson_proto::keelsonpb::{ForwardItem, ForwardRequest, ReadIndex};
 use keelson_proto::keelsonpb::{forward_item, forward_result};
-use tonic::{Code, Request};
+use tonic::Code;
 
-use crate::support::{Cluster, eventually, put_ok, soon};
+use crate::support::{Cluster, eventually, peer_request, put_ok, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_that_goes_to_another_than_the_target_is_an_error() {
@@ -58,15 +58,8 @@ async fn read_rounds_that_one_member_asks_for_are_bounded() {
     // The stream stays open behind the message.
     let (messages, queue) = tokio::sync::mpsc::channel(1);
     messages.send(message).await.unwrap();
-    let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
-    for (name, value) in [
-        ("keelson-cluster-id", format!("{:x}", to.cluster_id)),
-        ("keelson-from", format!("{from:x}")),
-        ("keelson-to", format!("{:x}", to.member_id)),
-        ("keelson-protocol", "1".to_owned()),
-    ] {
-        request.metadata_mut().insert(name, value.parse().unwrap());
-    }
+    let queue = tokio_stream::wrappers::ReceiverStream::new(queue);
+    let request = peer_request(to.cluster_id, from, to.member_id, queue);
     let url = format!("http://{}", cluster.peer_address(leader));
     let mut client = LeaderClient::connect(url).await.unwrap();
     let mut answers = client.forward(request).await.unwrap().into_inner();
