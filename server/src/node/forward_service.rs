@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{
-    Command, ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, forward_item,
-    forward_result, leader_server,
+    Command, ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, MemberChange,
+    MemberChanged, forward_item, forward_result, leader_server,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -36,6 +36,8 @@ const READ_ROUNDS_MAX: usize = 64;
 /// Lease requests of a peer that may wait: for an expired lease to be revoked, for a new one to be
 /// applied. Those that need not wait are answered at once.
 const LEASE_WAITS_MAX: usize = 4096;
+/// Membership changes of a peer that may wait. They are made one after the other.
+const MEMBER_CHANGES_MAX: usize = 16;
 
 /// The service.
 #[derive(Clone)]
@@ -50,6 +52,7 @@ pub struct LeaderService {
 struct Places {
     rounds: Arc<Semaphore>,
     leases: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
 }
 
 impl Default for Places {
@@ -57,6 +60,7 @@ impl Default for Places {
         Self {
             rounds: Arc::new(Semaphore::new(READ_ROUNDS_MAX)),
             leases: Arc::new(Semaphore::new(LEASE_WAITS_MAX)),
+            changes: Arc::new(Semaphore::new(MEMBER_CHANGES_MAX)),
         }
     }
 }
@@ -171,6 +175,10 @@ async fn take(
                 }
             }),
         ),
+        Some(forward_item::Request::MemberChange(change)) => (
+            &places.changes,
+            Box::pin(async move { change_members(&node, change).await }),
+        ),
         None => return,
     };
     // Most answers are there at once, and need no task.
@@ -189,6 +197,22 @@ async fn take(
         // Only now: an answer that waits for room takes a place too.
         drop(permit);
     });
+}
+
+async fn change_members(node: &Node, change: MemberChange) -> forward_result::Result {
+    let Some(change) = change.change else {
+        return refusal(Error::MemberNotFound);
+    };
+    // The follower's client waits no longer.
+    let timeout = node.config().request_timeout();
+    let changed = tokio::time::timeout(timeout, node.change_members_as_leader(change)).await;
+    match changed.unwrap_or(Err(ProposeError::Indefinite(Error::Timeout))) {
+        Ok(changed) => forward_result::Result::MemberChanged(MemberChanged {
+            index: changed.index,
+            id: changed.id,
+        }),
+        Err(error) => forward_result::Result::Error(to_proto(error)),
+    }
 }
 
 fn lease_state(id: i64, ttl: i64, granted_ttl: i64) -> forward_result::Result {

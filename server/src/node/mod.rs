@@ -8,11 +8,13 @@
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
+//! | [`membership`] | members come and go |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
 //! | [`status`] | what is known of the cluster right now |
 //! | [`stop`] | handing over leadership, ending |
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub mod forward;
 pub mod forward_service;
 pub mod leases;
 pub mod lessor;
+pub mod membership;
 pub mod observer;
 pub mod operation;
 mod peer_port;
@@ -93,6 +96,14 @@ pub struct Node {
     /// The last compaction whose removal has finished.
     compaction_finished: tokio::sync::watch::Sender<i64>,
     metrics: Arc<dyn observer::NodeMetrics>,
+    peers: Arc<crate::raft::peers::Peers>,
+    greeter: membership::hello::Greeter,
+    /// Whom to bootstrap with, until that has happened.
+    bootstrap: parking_lot::Mutex<Option<BTreeMap<u64, crate::raft::types::Node>>>,
+    /// Shared with the peer service, which refuses everything before.
+    admitted: Arc<AtomicBool>,
+    /// This member was removed from the cluster.
+    removed: CancellationToken,
     streams_ended: CancellationToken,
     stopping: CancellationToken,
     peers_stopping: CancellationToken,
@@ -159,13 +170,7 @@ impl Node {
     /// Whether this member is a learner.
     #[must_use]
     pub fn is_learner(&self) -> bool {
-        let id = self.status.member_id();
-        self.status.with_metrics(|metrics| {
-            let membership = metrics.membership_config.membership();
-            let node = membership.get_node(&id);
-            !membership.voter_ids().any(|voter| voter == id)
-                && node.is_some_and(|node| !node.pending_voter)
-        })
+        self.status.is_learner()
     }
 
     /// The cluster version, once it is decided.

@@ -16,6 +16,7 @@ pub mod codec;
 pub mod identity;
 pub mod leadership;
 pub mod log_store;
+mod member_log;
 pub mod network;
 pub mod peer_stats;
 pub mod peers;

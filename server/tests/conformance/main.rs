@@ -21,6 +21,7 @@ mod http;
 mod kv;
 mod lease;
 mod limits;
+mod members;
 mod metrics;
 mod quota;
 mod range_stream;
