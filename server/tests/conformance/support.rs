@@ -172,6 +172,7 @@ impl Cluster {
         self.members.push(Member {
             config,
             server: None,
+            metrics: no_metrics(),
         });
         i
     }

@@ -30,6 +30,7 @@ mod install;
 mod keeper;
 mod manifest;
 mod reader;
+mod rebuild;
 mod record;
 mod rewrite;
 mod scan;
