@@ -4,6 +4,8 @@
 //! other HTTP/2 is refused with 415. What a listener is made of is an enum, so that TLS and unix
 //! sockets have their place.
 
+mod batch;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
+
+use self::batch::{Batched, Flushing};
 
 /// What tells HTTP/1 from HTTP/2, or a TLS handshake, must be there within this time (contract 10.3):
 /// a connection that says nothing would keep its place among the connections for ever.
@@ -152,12 +156,17 @@ struct Opening {
 }
 
 impl Opening {
-    /// Ends only if the connection has not said within the time what it speaks.
+    /// Ends only if the connection has not said within the time what it speaks. Asked again and
+    /// again while the connection works, so it looks at the timer only before.
     async fn failed(&self) {
-        tokio::time::sleep(OPENING_TIMEOUT).await;
-        if self.bytes.load(Ordering::Relaxed) >= OPENING_BYTES {
-            std::future::pending().await
-        }
+        let mut deadline = std::pin::pin!(tokio::time::sleep(OPENING_TIMEOUT));
+        std::future::poll_fn(|cx| {
+            if self.bytes.load(Ordering::Relaxed) >= OPENING_BYTES {
+                return Poll::Pending;
+            }
+            deadline.as_mut().poll(cx)
+        })
+        .await;
     }
 }
 
@@ -308,16 +317,17 @@ pub async fn serve<S>(
         tracker.spawn(async move {
             let _permit = permit;
             let (peer, opening) = (connection.peer, connection.opening);
-            let serving = builder.serve_connection(TokioIo::new(connection.transport), service);
-            let mut serving = std::pin::pin!(serving);
+            let io = Batched::new(connection.transport);
+            let serving = builder.serve_connection(TokioIo::new(io.clone()), service);
+            let mut serving = Flushing::new(serving, io);
             let result = tokio::select! {
-                result = serving.as_mut() => result,
+                result = &mut serving => result,
                 () = opening.failed() => {
                     tracing::debug!(remote = ?peer, "connection closed: it never said what it speaks");
                     Ok(())
                 }
                 () = stop.cancelled() => {
-                    serving.as_mut().graceful_shutdown();
+                    serving.connection().graceful_shutdown();
                     // Streams that do not end by themselves end with the connection.
                     tokio::time::timeout(grace, serving).await.unwrap_or(Ok(()))
                 }

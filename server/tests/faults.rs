@@ -56,8 +56,10 @@ async fn a_full_disk_stops_a_member_and_loses_nothing() {
 
 /// Whether this machine allows loop mounts; says loudly what is left out if not.
 fn loop_mounts_work(what: &str) -> bool {
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let disk = LoopDisk::create(scratch.path(), 64);
+    let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .map_err(anyhow::Error::from)
+        // The disk goes before the directory it is mounted in.
+        .and_then(|scratch| Ok((LoopDisk::create(scratch.path(), 64)?, scratch)));
     if let Err(error) = &disk {
         eprintln!("{what} NOT TESTED: this machine allows no loop mounts: {error:#}");
     }

@@ -5,6 +5,7 @@
 //! | [`start`] | opening the data directory, bootstrap, joining, publishing itself |
 //! | [`propose`], [`forward`], [`forward_service`] | the way of a write |
 //! | [`read_index`] | the way of a linearizable read |
+//! | [`deadlines`] | how long a request may take |
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
@@ -40,6 +41,7 @@ use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
 pub mod checkpoints;
 pub mod compactor;
 pub mod config;
+pub mod deadlines;
 pub mod error;
 pub mod forward;
 pub mod forward_service;
@@ -59,6 +61,7 @@ pub mod stop;
 pub mod watch_hub;
 
 use config::NodeConfig;
+use deadlines::{Deadlines, Elapsed};
 use error::NodeError;
 use forward::Forwarder;
 use lessor::Lessor;
@@ -90,6 +93,7 @@ pub struct Node {
     watch_hub: WatchHub,
     state: Arc<crate::raft::state_machine::Shared>,
     next_request_id: AtomicU64,
+    deadlines: Arc<Deadlines>,
     /// Proposals' cost that is not yet part of the store's size (contract 2.6).
     quota: quota::Quota,
     compaction_wake: Arc<tokio::sync::Notify>,
@@ -228,10 +232,10 @@ impl Node {
             self.status.applied().wait(index).await;
             Ok(())
         };
-        match tokio::time::timeout(self.config.request_timeout(), wait).await {
+        match self.within_timeout(wait).await {
             Ok(result) => result,
             // The same with and without a leader (contract 2.1).
-            Err(_) => Err(Error::Timeout.into()),
+            Err(Elapsed) => Err(Error::Timeout.into()),
         }
     }
 
@@ -329,18 +333,17 @@ impl Node {
         }
         self.check_lag()?;
         let began = tokio::time::Instant::now();
-        let timeout = self.config.request_timeout();
         let mut pending = PendingProposal::begin(&*self.metrics, operation, began);
-        let replicated = tokio::time::timeout(timeout, self.replicate(command)).await;
+        let replicated = self.within_timeout(self.replicate(command)).await;
         pending.ok = matches!(replicated, Ok(Ok(_)));
         pending.succeeded = matches!(replicated, Ok(Ok(Ok(_))));
         drop(pending);
         let outcome = match replicated {
             Ok(outcome) => outcome?,
-            Err(_) if self.status.leader().leader.is_none() => {
+            Err(Elapsed) if self.status.leader().leader.is_none() => {
                 return Err(NodeError::DeadlineExceeded);
             }
-            Err(_) => return Err(self.timeout_error(began).into()),
+            Err(Elapsed) => return Err(self.timeout_error(began).into()),
         };
         let reply = outcome.map_err(NodeError::Etcd)?;
         let response = if reply.needs_disk() {
@@ -360,13 +363,19 @@ impl Node {
     /// NotLeader, what apply refuses, and what leaves its fate unknown.
     pub async fn propose_as_leader(&self, request: Request) -> Result<(), NodeError> {
         let proposed = self.propose_here(self.command(request));
-        match tokio::time::timeout(self.config.request_timeout(), proposed).await {
+        match self.within_timeout(proposed).await {
             Ok(Ok(outcome)) => outcome.map(drop).map_err(NodeError::Etcd),
             Ok(Err(ProposeError::Definite(error) | ProposeError::Indefinite(error))) => {
                 Err(error.into())
             }
-            Err(_) => Err(Error::Timeout.into()),
+            Err(Elapsed) => Err(Error::Timeout.into()),
         }
+    }
+
+    /// Awaits a request for as long as one may take (contract 2.1).
+    async fn within_timeout<F: Future>(&self, request: F) -> Result<F::Output, Elapsed> {
+        let limit = self.config.request_timeout();
+        self.deadlines.within(limit, request).await
     }
 
     fn command(&self, request: Request) -> Command {

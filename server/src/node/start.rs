@@ -425,6 +425,7 @@ async fn open(
         watch_hub,
         state: shared,
         next_request_id: AtomicU64::new(rand::rng().random()),
+        deadlines: Arc::default(),
         quota: Quota::default(),
         compaction_wake,
         compaction_finished: watch::channel(-1).0,
@@ -446,6 +447,7 @@ async fn open(
         &peer_context(&node, &peers, &leadership),
         peer_listeners,
     );
+    tokio::spawn(Arc::clone(&node.deadlines).run());
     tokio::spawn(propose::run(raft.clone(), proposal_queue));
     tokio::spawn(read_index::run(
         Arc::clone(&node.metrics),
