@@ -344,6 +344,18 @@ mod tests {
         assert!(probe("/livezz").is_none() && probe("/").is_none());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_path_and_query_has_an_answer(text in ".*") {
+            let query = Query::parse(&text);
+            proptest::prop_assert!(query.excluded.len() <= text.len());
+            let path = format!("/readyz/{text}");
+            let single = probe(&path).and_then(|(_, check)| check);
+            proptest::prop_assert!(single.is_none_or(|check| check.name == text));
+            let _ = probe(&text);
+        }
+    }
+
     #[test]
     fn queries() {
         let query = Query::parse("exclude=NOSPACE&exclude=x&serializable=true&verbose");

@@ -140,8 +140,11 @@ async fn take(
             let waiter = Waiter::Remote { id, results };
             match Command::decode(encoded) {
                 // A follower that is not to propose here is told so by Raft, through the waiter.
-                Ok(command) => node.enqueue(Proposal { command, waiter }).await,
-                Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
+                Ok(command) if command.request.is_some() => {
+                    node.enqueue(Proposal { command, waiter }).await;
+                }
+                // One that this version does not know would end every member that applies it.
+                Ok(_) | Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
             }
             return;
         }

@@ -406,3 +406,7 @@ fn append_to_proto(
         result: Some(answer),
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

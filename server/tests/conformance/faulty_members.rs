@@ -164,3 +164,41 @@ async fn a_stopped_member_leaves_nothing_behind_in_its_process() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_nobody_knows_is_not_replicated() {
+    let cluster = Cluster::start(3, |_| {}).await;
+    let leader = cluster.leader().await;
+    let to = cluster.status(leader).await.header.unwrap();
+    let from = cluster
+        .status(cluster.follower().await)
+        .await
+        .header
+        .unwrap();
+    let unknown = [Vec::new(), vec![0xff], b"\x08\x01\xfa\x3f\x00".to_vec()];
+    let item = |(id, command): (usize, Vec<u8>)| ForwardItem {
+        id: id as u64,
+        request: Some(forward_item::Request::Propose(command.into())),
+    };
+    let message = ForwardRequest {
+        items: unknown.into_iter().enumerate().map(item).collect(),
+    };
+    let asked = message.items.len();
+    let messages = tokio_stream::once(message).chain(futures::stream::pending());
+    let request = peer_request(to.cluster_id, from.member_id, to.member_id, messages);
+    let url = format!("http://{}", cluster.peer_address(leader));
+    let mut client = LeaderClient::connect(url).await.unwrap();
+    let mut answers = client.forward(request).await.unwrap().into_inner();
+    let mut refused = 0;
+    while refused < asked {
+        let message = soon("answers", answers.message()).await.unwrap().unwrap();
+        for result in message.items {
+            let is_error = matches!(result.result, Some(forward_result::Result::Error(_)));
+            assert!(is_error, "{result:?}");
+            refused += 1;
+        }
+    }
+    for i in 0..3 {
+        put_ok(&mut cluster.kv(i), "a", "still here").await;
+    }
+}
