@@ -83,6 +83,13 @@ fn read(families: &Families, node: &Node) {
         .debugging_mvcc_watch_stream_total
         .set_unsigned(streams as u64);
 
+    let rounds = status.read_rounds();
+    families
+        .server_slow_read_indexes_total
+        .set(rounds.slow.get());
+    families
+        .server_read_indexes_failed_total
+        .set(rounds.failed.get());
     let (pending, sent) = node.watch_hub().events();
     families
         .debugging_mvcc_pending_events_total

@@ -184,14 +184,6 @@ impl NodeMetrics for Observer {
             .set_unsigned(since.as_secs());
     }
 
-    fn read_index_slow(&self) {
-        self.families().server_slow_read_indexes_total.increment();
-    }
-
-    fn read_index_failed(&self) {
-        self.families().server_read_indexes_failed_total.increment();
-    }
-
     fn health(&self, ok: bool) {
         let families = self.families();
         if ok {

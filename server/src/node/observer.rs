@@ -56,10 +56,6 @@ pub trait NodeMetrics: Send + Sync + 'static {
     fn compaction_step(&self, _took: Duration) {}
     /// A compaction has finished.
     fn compacted(&self, _took: Duration) {}
-    /// A round for linearizable reads had to be started again.
-    fn read_index_slow(&self) {}
-    /// Linearizable reads were refused, or waited in vain.
-    fn read_index_failed(&self) {}
     /// `/health` was asked.
     fn health(&self, _ok: bool) {}
     /// A check of `/livez` or `/readyz` was made.

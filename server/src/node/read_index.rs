@@ -17,7 +17,6 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::{mpsc, oneshot};
 
 use super::forward::{ForwardError, Forwarder};
-use super::observer::NodeMetrics;
 use super::status::NodeStatus;
 use crate::raft::service::Raft;
 
@@ -37,7 +36,6 @@ pub type ReadIndexSender = oneshot::Sender<Result<u64, Error>>;
 
 /// Serves rounds until the queue closes.
 pub async fn run(
-    metrics: Arc<dyn NodeMetrics>,
     raft: Raft,
     status: Arc<NodeStatus>,
     forwarder: Forwarder,
@@ -51,19 +49,19 @@ pub async fn run(
             waiting.retain(|sender| !sender.is_closed());
             if waiting.is_empty() {
                 if again {
-                    metrics.read_index_failed();
+                    status.read_rounds().failed.increment();
                 }
                 break Ok(0);
             }
             match round(&raft, &status, &forwarder).await {
                 Round::Index(index) => break Ok(index),
                 Round::Failed(error) => {
-                    metrics.read_index_failed();
+                    status.read_rounds().failed.increment();
                     break Err(error);
                 }
                 Round::Again => {
                     again = true;
-                    metrics.read_index_slow();
+                    status.read_rounds().slow.increment();
                     tokio::time::sleep(NO_LEADER_PAUSE).await;
                 }
             }

@@ -31,7 +31,7 @@ use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
 use super::status::NodeStatus;
 use super::watch_hub::{History, WatchHub};
-use super::{Node, checkpoints, compactor, leases, peer_port, probe, propose, read_index};
+use super::{Node, checkpoints, compactor, leases, peer_port, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
 use crate::raft::identity::Identity;
@@ -449,17 +449,10 @@ async fn open(
     );
     tokio::spawn(Arc::clone(&node.deadlines).run());
     tokio::spawn(propose::run(raft.clone(), proposal_queue));
-    tokio::spawn(read_index::run(
-        Arc::clone(&node.metrics),
-        raft.clone(),
-        status,
-        forwarder,
-        read_queue,
-    ));
+    tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
     tokio::spawn(compactor::run_auto(Arc::clone(&node)));
-    tokio::spawn(probe::run(Arc::clone(&node), network.clone()));
     tokio::spawn(checkpoints::run(
         Arc::clone(&node),
         network,
@@ -550,17 +543,14 @@ async fn follow_leader(node: Arc<Node>) {
     loop {
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
-            _ = look.tick() => {
-                // A request that looked for the leader just before it changed may have opened a
-                // stream to the old one since.
-                node.forwarder.leader_changed(node.status.leader().remote());
-            }
+            _ = look.tick() => {}
             () = node.stopping.cancelled() => return,
         }
         node.status.look_for_role();
         let view = node.status.leader();
         if view.leader != known {
-            node.forwarder.leader_changed(view.remote());
+            node.forwarder
+                .leader_changed(view.leader.filter(|_| !view.is_local));
             node.metrics.leader(view.leader.is_some(), view.is_local);
             known = view.leader;
             let leader = view.leader.map(|id| format!("{id:x}")).unwrap_or_default();
