@@ -59,9 +59,11 @@ const PAYLOAD_ENTRIES_MAX: u64 = 64;
 /// Messages that wait for Raft's core.
 const RAFT_QUEUE_MAX: u64 = 1024;
 
-/// What outlives the node's tasks: the raft runtime and the log.
+/// What outlives the node's tasks: the runtimes and the log.
 pub struct Runtime {
     raft: Option<tokio::runtime::Runtime>,
+    /// Where clients are served.
+    clients: tokio::runtime::Handle,
     pub(super) log: LogStore,
 }
 
@@ -113,6 +115,7 @@ impl Node {
         let handle = raft_runtime.handle().clone();
         let runtime = Runtime {
             raft: Some(raft_runtime),
+            clients: tokio::runtime::Handle::current(),
             log,
         };
         let metrics = observers.metrics;
@@ -448,7 +451,8 @@ async fn open(
         peer_listeners,
     );
     tokio::spawn(Arc::clone(&node.deadlines).run());
-    tokio::spawn(propose::run(raft.clone(), proposal_queue));
+    let proposer = propose::run(raft.clone(), proposal_queue);
+    drop(node.runtime.clients.spawn(proposer));
     tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
