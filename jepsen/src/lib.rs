@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod churn;
 pub mod disk;
 pub mod full_disk;
 pub mod load;

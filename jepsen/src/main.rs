@@ -38,6 +38,8 @@ enum FaultName {
     Kill,
     /// Fill the ext4 loop file system of one member (needs root).
     FullDisk,
+    /// Members are added and removed, and killed meanwhile.
+    Churn,
 }
 
 #[tokio::main]
@@ -53,6 +55,7 @@ async fn main() -> Result<()> {
     let fault = match arguments.fault {
         FaultName::PowerCut => Some(Fault::PowerCut),
         FaultName::Kill => Some(Fault::Kill),
+        FaultName::Churn => Some(Fault::Churn),
         FaultName::FullDisk => None,
     };
     let mut faults = 0;

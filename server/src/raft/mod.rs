@@ -9,10 +9,12 @@
 //! | [`peer_stats`] | how much of it |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
+//! | [`force_new`] | a cluster of one out of what a member has |
 
 pub mod applied;
 pub mod bootstrap;
 pub mod codec;
+pub mod force_new;
 pub mod identity;
 pub mod leadership;
 pub mod log_store;
