@@ -222,7 +222,7 @@ impl Node {
         if !request.serializable {
             self.linearize().await?;
         }
-        match ended(self.reader.prepare_range(&request))?.finish_cached() {
+        match ended(self.reader.prepare_range(&request))?.finish_resident() {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(prepared)) => blocking(move || prepared.finish()).await,
             Err(error) => Err(refusal(error).into()),

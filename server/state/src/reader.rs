@@ -34,6 +34,10 @@ use crate::{
     store::StoreReader,
 };
 
+/// Records of a range that are looked for in the operating system's page cache one by one: beyond
+/// it a switch to a thread that may block costs less.
+const RESIDENT_READS_MAX: usize = 16;
+
 /// Sizes that the writer keeps up to date.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
@@ -116,20 +120,27 @@ pub struct PreparedRange {
 }
 
 impl PreparedRange {
-    /// The reply, if all its records are in memory; else itself, to be finished where blocking is
-    /// allowed.
+    /// The reply, if its records can be had without waiting for a disk; else itself, to be
+    /// finished where blocking is allowed. Long ranges are not tried further than memory goes:
+    /// reading their neighbours together costs less.
     ///
     /// # Errors
     /// Damaged records end the process.
-    pub fn finish_cached(mut self) -> Result<Result<raw::RangeResponse, Box<Self>>, ApplyError> {
+    pub fn finish_resident(mut self) -> Result<Result<raw::RangeResponse, Box<Self>>, ApplyError> {
+        let few = self.plan.records.len() <= RESIDENT_READS_MAX;
         let mut bytes = Vec::with_capacity(self.plan.records.len());
         for record in &self.plan.records {
-            match record {
-                RecordRef::Ready(record) => bytes.push(record.clone()),
-                RecordRef::At(revision) => match self.view.store.read_cached(*revision) {
-                    Some(record) => bytes.push(record),
-                    None => return Ok(Err(Box::new(self))),
-                },
+            let found = match record {
+                RecordRef::Ready(record) => Some(record.clone()),
+                // Whether an error is one is for `finish` to say.
+                RecordRef::At(revision) if few => {
+                    self.view.store.read_resident(*revision).ok().flatten()
+                }
+                RecordRef::At(revision) => self.view.store.read_cached(*revision),
+            };
+            match found {
+                Some(record) => bytes.push(record),
+                None => return Ok(Err(Box::new(self))),
             }
         }
         self.plan.records.clear();
@@ -192,7 +203,7 @@ impl Reader {
     /// # Errors
     /// EmptyKey, InvalidSortOption, FutureRev, Compacted; the store's end the process.
     pub fn range(&self, request: &RangeRequest) -> Result<raw::RangeResponse, ApplyError> {
-        match self.prepare_range(request)?.finish_cached()? {
+        match self.prepare_range(request)?.finish_resident()? {
             Ok(response) => Ok(response),
             Err(prepared) => prepared.finish(),
         }

@@ -187,6 +187,17 @@ impl Chunk {
         self.record(slot, &self.read_frames(start, end)?, start)
     }
 
+    /// As [`read`](Self::read), if the operating system has the bytes in memory; else `None`.
+    pub(crate) fn read_resident(&self, slot: usize) -> Result<Option<Bytes>, StoreError> {
+        let (start, end) = self.frame(slot).unwrap_or((0, 0));
+        let mut buffer = vec![0; end.saturating_sub(start) as usize];
+        let offset = self.offset + u64::from(start);
+        match self.file.read_resident_at(&mut buffer, offset)? {
+            true => self.record(slot, &Bytes::from(buffer), start).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Reads and checks the index block.
     pub(crate) fn read_index(&self) -> Result<IndexBlock, StoreError> {
         let offset = self.offset + u64::from(self.records_len);

@@ -77,6 +77,23 @@ impl StoreReader {
         self.in_memory(&self.shared.table.load(), revision)
     }
 
+    /// The bytes of a record if no disk has to be waited for: they are in memory, ours or the
+    /// operating system's.
+    pub fn read_resident(&self, revision: Revision) -> Result<Option<Bytes>, StoreError> {
+        let table = self.shared.table.load();
+        if let Some(record) = self.in_memory(&table, revision) {
+            return Ok(Some(record));
+        }
+        let (chunk, slot) = table
+            .find_chunk(revision)
+            .ok_or(StoreError::NotFound(revision))?;
+        let record = chunk.read_resident(slot)?;
+        if let Some(record) = &record {
+            self.shared.cache.insert(revision, record.clone());
+        }
+        Ok(record)
+    }
+
     /// A hold on a record: it stays readable whatever is compacted or rewritten meanwhile. `None` if
     /// no file has it; a record of the tail is in memory, see [`read_cached`](Self::read_cached).
     pub fn handle(&self, revision: Revision) -> Option<RecordHandle> {

@@ -35,6 +35,17 @@ impl StoreFile {
             StoreError::io("read", &self.path)(error)
         })
     }
+
+    /// As [`DiskFile::read_resident_at`].
+    pub(crate) fn read_resident_at(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<bool, StoreError> {
+        self.handle
+            .read_resident_at(buffer, offset)
+            .map_err(StoreError::io("read", &self.path))
+    }
 }
 
 /// A chunk, and the garbage bits that the durable manifest holds for it.

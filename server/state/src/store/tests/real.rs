@@ -174,3 +174,23 @@ fn requests_that_wait_are_merged_and_all_are_answered() {
     );
     receiver.recv_timeout(PATIENCE).unwrap();
 }
+
+#[test]
+fn records_in_the_page_cache_are_read_without_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open(dir.path());
+    harness.append(2, 0, "k", 5000);
+    checkpoint(&mut harness, 1, 2);
+    let expected = harness.now.clone();
+    drop(harness);
+    let harness = open(dir.path());
+    let reader = harness.store.reader();
+    let revision = Revision::new(2, 0);
+    assert_eq!(reader.read_cached(revision), None, "nothing read yet");
+    match reader.read_resident(revision).unwrap() {
+        Some(record) => assert_eq!(record, reader.read(revision).unwrap()),
+        None => eprintln!("NOTE: this file system cannot tell what it has in memory: not tested"),
+    }
+    assert!(reader.read_resident(Revision::new(3, 0)).is_err());
+    assert_eq!(harness.now, expected);
+}
