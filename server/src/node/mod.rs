@@ -8,6 +8,7 @@
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
+//! | [`snapshots`] | snapshot files for users |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
 //! | [`status`] | what is known of the cluster right now |
@@ -47,6 +48,7 @@ mod peer_port;
 pub mod propose;
 pub mod quota;
 pub mod read_index;
+pub mod snapshots;
 pub mod start;
 pub mod status;
 pub mod stop;

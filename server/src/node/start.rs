@@ -357,6 +357,12 @@ async fn open(
         .await?
         .with_context(|| format!("cannot open the store in {}", directories.store.display()))?;
     state.set_cluster_id(identity.cluster_id);
+    if state.reader().auth_enabled() {
+        bail!(
+            "authentication is enabled in this data, which came from a snapshot, and this version \
+             cannot enforce it yet: refusing to serve it unprotected"
+        );
+    }
     check_continuity(&state, &runtime.log)?;
     let reader = state.reader();
     drop(store_reader.set(reader.history().store().clone()));

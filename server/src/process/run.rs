@@ -214,7 +214,7 @@ fn default_host() -> Option<IpAddr> {
 }
 
 /// Whether two lists of URLs are of the same schemes, addresses and ports.
-fn same_addresses(left: &[Url], right: &[Url]) -> bool {
+pub(crate) fn same_addresses(left: &[Url], right: &[Url]) -> bool {
     match (resolved(left), resolved(right)) {
         (Some(left), Some(right)) => left == right,
         _ => false,

@@ -22,6 +22,7 @@ mod lease;
 mod limits;
 mod quota;
 mod range_stream;
+mod snapshot;
 mod support;
 mod txn;
 mod watch;

@@ -175,6 +175,21 @@ impl Cluster {
         self.members[i].start().await
     }
 
+    /// Starts all members, at the same time.
+    pub(crate) fn start_all(
+        &mut self,
+    ) -> impl Iterator<Item = impl Future<Output = anyhow::Result<()>>> {
+        self.members.iter_mut().map(Member::start)
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn node_config(&self, i: usize) -> &NodeConfig {
+        &self.members[i].config.node
+    }
+
     pub(crate) fn data_dir(&self, i: usize) -> PathBuf {
         self.directory.path().join(format!("m{i}"))
     }

@@ -28,11 +28,17 @@ pub enum BoltError {
     #[error("snapshot missing hash but --skip-hash-check=false")]
     MissingHash,
     /// The hash at the end is of other bytes (contract 8.4).
-    #[error("expected sha256 {expected:?}, got {got:?}")]
+    #[error("expected sha256 {}, got {}", list(expected), list(got))]
     WrongHash {
         /// What the file says.
         expected: [u8; 32],
         /// What its bytes give.
         got: [u8; 32],
     },
+}
+
+/// As etcd shows bytes: decimal, with spaces.
+fn list(bytes: &[u8]) -> String {
+    let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
+    format!("[{}]", numbers.join(" "))
 }
