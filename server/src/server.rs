@@ -66,7 +66,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server; returns when it serves clients. Until `stop` is cancelled, that is.
+    /// Starts a server; returns when it serves clients, or without one when `stop` is cancelled
+    /// before or the member turns out to have been removed from its cluster.
     ///
     /// # Errors
     /// When an address cannot be bound or the data directory cannot be opened.
@@ -108,11 +109,23 @@ impl Server {
         let http_only = bind_all(&config.listen_client_http, "client HTTP").await?;
 
         let node = Node::start(config.node, peers, observers).await?;
-        tokio::select! {
-            published = node.publish() => published?,
-            () = stop.cancelled() => {
+        let joined = tokio::select! {
+            joined = node.join() => joined.map(|()| true),
+            () = node.removed() => {
+                log_removed();
+                Ok(false)
+            }
+            () = stop.cancelled() => Ok(false),
+        };
+        match joined {
+            Ok(true) => {}
+            Ok(false) => {
                 node.stop().await;
                 return Ok(None);
+            }
+            Err(error) => {
+                node.stop().await;
+                return Err(error);
             }
         }
         drop(ready.set(Arc::clone(&node)));
@@ -171,6 +184,13 @@ impl Server {
         &self.node
     }
 
+    /// Ends when the member has been removed from its cluster: it is to be stopped, for good
+    /// (contract 4.3).
+    pub async fn removed(&self) {
+        self.node.removed().await;
+        log_removed();
+    }
+
     /// Stops: hands over leadership, closes clients, stops the node.
     pub async fn stop(self) {
         self.node.hand_over().await;
@@ -188,6 +208,12 @@ impl Server {
         self.stop_metrics.cancel();
         self.connections.wait().await;
     }
+}
+
+/// What operators wait for (contract 4.3).
+fn log_removed() {
+    tracing::warn!(error = %crate::raft::service::REMOVED, "server error");
+    tracing::warn!("data-dir used by this member must be removed");
 }
 
 async fn bind_all(addresses: &[ListenAddress], what: &str) -> Result<Vec<Listener>> {

@@ -4,6 +4,8 @@
 //! other HTTP/2 is refused with 415. What a listener is made of is an enum, so that TLS and unix
 //! sockets have their place.
 
+mod batch;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
+
+use self::batch::{Batched, Flushing};
 
 /// A connection's HTTP/1 header must be there within this time (contract 6.1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -260,12 +264,13 @@ pub async fn serve<S>(
         tracker.spawn(async move {
             let _permit = permit;
             let peer = connection.peer;
-            let serving = builder.serve_connection(TokioIo::new(connection.transport), service);
-            let mut serving = std::pin::pin!(serving);
+            let io = Batched::new(connection.transport);
+            let serving = builder.serve_connection(TokioIo::new(io.clone()), service);
+            let mut serving = Flushing::new(serving, io);
             let result = tokio::select! {
-                result = serving.as_mut() => result,
+                result = &mut serving => result,
                 () = stop.cancelled() => {
-                    serving.as_mut().graceful_shutdown();
+                    serving.connection().graceful_shutdown();
                     // Streams that do not end by themselves end with the connection.
                     tokio::time::timeout(grace, serving).await.unwrap_or(Ok(()))
                 }

@@ -11,6 +11,10 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Output, Stdio};
 
+use keelson_proto::etcdserverpb::{
+    MemberAddRequest, MemberRemoveRequest, cluster_client::ClusterClient,
+};
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keelson");
 
 fn command(args: &[&str]) -> Command {
@@ -210,5 +214,72 @@ fn a_member_serves_and_dies_by_the_signal_that_stops_it() {
         member.wait_for("received signal; shutting down");
         member.wait_for("closed etcd server");
         assert_eq!(member.child.wait().unwrap().signal(), Some(number));
+    }
+}
+
+/// A free port of this machine, as a URL.
+fn free_url() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// Contract 4.3: the lines, exit code 0, and no way back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_member_says_so_and_exits_0() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, first_peer) = (free_url(), free_url());
+    let (second, second_peer) = (free_url(), free_url());
+    let start = |name: &str, client: &str, peer: &str, cluster: &str, state: &str| {
+        let child = command(&[
+            &format!("--name={name}"),
+            &format!("--data-dir={}", directory.path().join(name).display()),
+            &format!("--listen-client-urls={client}"),
+            &format!("--advertise-client-urls={client}"),
+            &format!("--listen-peer-urls={peer}"),
+            &format!("--initial-advertise-peer-urls={peer}"),
+            &format!("--initial-cluster={cluster}"),
+            &format!("--initial-cluster-state={state}"),
+            "--strict-reconfig-check=false",
+        ])
+        .stderr(Stdio::piped())
+        .spawn();
+        let mut child = child.unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Member { child, stderr }
+    };
+    let alone = format!("a={first_peer}");
+    let both = format!("{alone},b={second_peer}");
+    let mut a = start("a", &first, &first_peer, &alone, "new");
+    a.wait_for("ready to serve client requests");
+    let mut cluster = ClusterClient::connect(first.clone()).await.unwrap();
+    let request = MemberAddRequest {
+        peer_ur_ls: vec![second_peer.clone()],
+        is_learner: false,
+    };
+    let added = cluster.member_add(request).await.unwrap().into_inner();
+    let id = added.member.unwrap().id;
+    let line = a.wait_for("added member");
+    assert_eq!(line["added-peer-id"], format!("{id:x}"));
+    assert_eq!(
+        line["added-peer-peer-urls"],
+        serde_json::json!([second_peer])
+    );
+    let mut b = start("b", &second, &second_peer, &both, "existing");
+    b.wait_for("ready to serve client requests");
+    a.wait_for("added member has caught up; it votes");
+    cluster
+        .member_remove(MemberRemoveRequest { id })
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let line = b.wait_for("server error");
+        assert_eq!(
+            line["error"],
+            "the member has been permanently removed from the cluster"
+        );
+        b.wait_for("data-dir used by this member must be removed");
+        b.wait_for("closed etcd server");
+        assert_eq!(b.child.wait().unwrap().code(), Some(0));
+        b = start("b", &second, &second_peer, &both, "existing");
     }
 }

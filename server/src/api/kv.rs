@@ -51,7 +51,11 @@ impl kv_server::KV for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<raw::RangeResponse>, Status> {
-        metadata::check(&self.node, request.metadata())?;
+        if request.get_ref().serializable {
+            metadata::check_anywhere(&self.node, request.metadata())?;
+        } else {
+            metadata::check(&self.node, request.metadata())?;
+        }
         let request = request.into_inner();
         validate::range(&request)?;
         let mut response = self.node.range(request).await?;

@@ -15,9 +15,27 @@ const LEADERLESS_CHECKS_MAX: u32 = 3;
 /// Checks a unary call.
 ///
 /// # Errors
-/// NoLeader if the caller requires a leader and none is known; InvalidClientAPIVersion.
+/// NotSupportedForLearner; NoLeader if the caller requires a leader and none is known;
+/// InvalidClientAPIVersion.
 pub fn check(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
+    refuse_learner(node)?;
+    check_anywhere(node, metadata)
+}
+
+/// As [`check`], for what learners serve too.
+///
+/// # Errors
+/// NoLeader, InvalidClientAPIVersion.
+pub fn check_anywhere(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
     requires_leader(node, metadata).map(drop)
+}
+
+/// Learners serve only Status, serializable ranges and the Snapshot stream (contract 2.1).
+fn refuse_learner(node: &Node) -> Result<(), Status> {
+    if node.status().is_learner() {
+        return Err(Error::NotSupportedForLearner.into());
+    }
+    Ok(())
 }
 
 /// Checks a new stream; the guard ends it later if it requires a leader and there is none.
@@ -25,6 +43,7 @@ pub fn check(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
 /// # Errors
 /// As [`check`].
 pub fn check_stream(node: &Arc<Node>, metadata: &MetadataMap) -> Result<LeaderGuard, Status> {
+    refuse_learner(node)?;
     let required = requires_leader(node, metadata)?;
     let next_check = Instant::now() + node.config().election_timeout;
     Ok(LeaderGuard {

@@ -19,6 +19,7 @@ mod file;
 mod gates;
 mod initial_cluster;
 mod load;
+mod resolve;
 mod sections;
 mod server;
 mod settings;
@@ -31,6 +32,7 @@ pub use duration::{GoDuration, parse as parse_duration};
 pub use gates::{Gates, Stage};
 pub use initial_cluster::InitialCluster;
 pub use load::{Invocation, LoadError, Loaded, Notice, load};
+pub use resolve::same_addresses;
 pub use sections::{
     Auth, Clustering, Config, Features, InitialClusterState, LogFormat, LogLevel, LogOutput,
     Logging, Member, MetricsDetail, Monitoring, Security, Tls, Tracing, Unsafe,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::sections::Config;
+use super::sections::{Config, InitialClusterState};
 use super::url::Url;
 use crate::node::config::NodeConfig;
 use crate::server::ServerConfig;
@@ -36,6 +36,10 @@ impl Config {
                 .map(|(name, urls)| (name.to_owned(), texts(urls)))
                 .collect(),
             initial_cluster_token: clustering.initial_cluster_token.clone(),
+            join: clustering.initial_cluster_state == InitialClusterState::Existing,
+            force_new_cluster: self.unsafe_.force_new_cluster,
+            strict_reconfig_check: clustering.strict_reconfig_check,
+            learners_max: usize::try_from(features.max_learners).unwrap_or(0),
             heartbeat_interval: member.heartbeat_interval,
             election_timeout: member.election_timeout,
             pre_vote: clustering.pre_vote,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::sections::{Config, InitialClusterState};
+use super::sections::Config;
 use super::table::{Flag, Status};
 use super::url::{Url, join};
 
@@ -84,13 +84,6 @@ impl Config {
                     problems.push(mismatch(name, urls, advertised));
                 }
             }
-        }
-        if self.clustering.initial_cluster_state == InitialClusterState::Existing {
-            problems.push(
-                "--initial-cluster-state=existing with an empty data directory is not supported \
-                 yet"
-                .to_owned(),
-            );
         }
         problems.into_iter().map(Problem).collect()
     }
@@ -467,10 +460,6 @@ mod tests {
                 &["max-learners=-1"],
                 "membership: too many learner members in cluster",
             ),
-            (
-                &["force-new-cluster=true"],
-                "--force-new-cluster is not supported yet",
-            ),
         ] {
             assert_eq!(texts(config(args).validate()), [text], "{args:?}");
         }
@@ -527,7 +516,5 @@ mod tests {
             ]
         );
         assert_eq!(config(&other).validate_bootstrap(|_, _| true), []);
-        assert_eq!(fails(&["initial-cluster-state=existing"]).len(), 1);
-        assert_eq!(config(&["initial-cluster-state=existing"]).validate(), []);
     }
 }

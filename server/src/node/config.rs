@@ -20,6 +20,14 @@ pub struct NodeConfig {
     pub initial_cluster: Vec<(String, Vec<String>)>,
     /// Keeps clusters apart that bootstrap with the same URLs.
     pub initial_cluster_token: String,
+    /// Whether an empty data directory joins a running cluster instead of bootstrapping one.
+    pub join: bool,
+    /// This member becomes the only one of its cluster, with the data it has (contract 4.1).
+    pub force_new_cluster: bool,
+    /// Refuses membership changes that could cost the quorum (contract 2.11).
+    pub strict_reconfig_check: bool,
+    /// Learners the cluster may have at a time.
+    pub learners_max: usize,
     /// Heartbeat interval.
     pub heartbeat_interval: Duration,
     /// Election timeout.

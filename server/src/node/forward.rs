@@ -15,6 +15,7 @@ use futures::StreamExt as _;
 use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{
     self, ForwardItem, ForwardRequest, forward_item, forward_result, leader_client::LeaderClient,
+    member_change,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -171,6 +172,22 @@ impl Forwarder {
         id: i64,
     ) -> Result<forward_result::Result, ForwardError> {
         self.ask(leader, forward_item::Request::LeaseTimeToLive(id))
+            .await
+    }
+
+    /// Asks the leader for a change of the membership.
+    ///
+    /// # Errors
+    /// When the leader refuses or is lost.
+    pub async fn member_change(
+        &self,
+        leader: u64,
+        change: member_change::Change,
+    ) -> Result<forward_result::Result, ForwardError> {
+        let change = keelsonpb::MemberChange {
+            change: Some(change),
+        };
+        self.ask(leader, forward_item::Request::MemberChange(change))
             .await
     }
 

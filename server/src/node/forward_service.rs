@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt as _};
 use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{
-    Command, ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, forward_item,
-    forward_result, leader_server,
+    Command, ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, MemberChange,
+    MemberChanged, forward_item, forward_result, leader_server,
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -114,7 +114,30 @@ async fn take(node: &Arc<Node>, item: ForwardItem, results: &mpsc::Sender<Forwar
                 answer(&results, id, result).await;
             });
         }
+        Some(forward_item::Request::MemberChange(change)) => {
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                let result = change_members(&node, change).await;
+                answer(&results, id, result).await;
+            });
+        }
         None => {}
+    }
+}
+
+async fn change_members(node: &Node, change: MemberChange) -> forward_result::Result {
+    let Some(change) = change.change else {
+        return refusal(Error::MemberNotFound);
+    };
+    // The follower's client waits no longer.
+    let timeout = node.config().request_timeout();
+    let changed = tokio::time::timeout(timeout, node.change_members_as_leader(change)).await;
+    match changed.unwrap_or(Err(ProposeError::Indefinite(Error::Timeout))) {
+        Ok(changed) => forward_result::Result::MemberChanged(MemberChanged {
+            index: changed.index,
+            id: changed.id,
+        }),
+        Err(error) => forward_result::Result::Error(to_proto(error)),
     }
 }
 

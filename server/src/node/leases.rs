@@ -36,7 +36,7 @@ impl Node {
     /// NoLeader, Timeout.
     pub async fn renew(&self, id: i64) -> Result<i64, NodeError> {
         let renewed = self.ask_leader(id, Ask::Renew);
-        match tokio::time::timeout(self.config().request_timeout(), renewed).await {
+        match self.within_timeout(renewed).await {
             Ok(Ok((ttl, _))) => Ok(ttl),
             Ok(Err(Error::LeaseNotFound)) => Ok(0),
             Ok(Err(error)) => Err(error.into()),
@@ -51,7 +51,7 @@ impl Node {
     /// LeaderChanged, NoLeader, Timeout.
     pub async fn time_to_live(&self, id: i64) -> Result<Option<(i64, i64)>, NodeError> {
         let asked = self.ask_leader(id, Ask::TimeToLive);
-        match tokio::time::timeout(self.config().request_timeout(), asked).await {
+        match self.within_timeout(asked).await {
             Ok(Ok(times)) => Ok(Some(times)),
             Ok(Err(Error::LeaseNotFound)) => Ok(None),
             Ok(Err(error)) => Err(error.into()),

@@ -5,15 +5,18 @@
 //! | [`start`] | opening the data directory, bootstrap, joining, publishing itself |
 //! | [`propose`], [`forward`], [`forward_service`] | the way of a write |
 //! | [`read_index`] | the way of a linearizable read |
+//! | [`deadlines`] | how long a request may take |
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
 //! | [`snapshots`] | snapshot files for users |
+//! | [`membership`] | members come and go |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
 //! | [`status`] | what is known of the cluster right now |
 //! | [`stop`] | handing over leadership, ending |
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,11 +41,13 @@ use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
 pub mod checkpoints;
 pub mod compactor;
 pub mod config;
+pub mod deadlines;
 pub mod error;
 pub mod forward;
 pub mod forward_service;
 pub mod leases;
 pub mod lessor;
+pub mod membership;
 pub mod observer;
 mod peer_port;
 pub mod propose;
@@ -55,6 +60,7 @@ pub mod stop;
 pub mod watch_hub;
 
 use config::NodeConfig;
+use deadlines::{Deadlines, Elapsed};
 use error::NodeError;
 use forward::Forwarder;
 use lessor::Lessor;
@@ -85,12 +91,21 @@ pub struct Node {
     watch_hub: WatchHub,
     state: Arc<crate::raft::state_machine::Shared>,
     next_request_id: AtomicU64,
+    deadlines: Arc<Deadlines>,
     /// Proposals' cost that is not yet part of the store's size (contract 2.6).
     quota: quota::Quota,
     compaction_wake: Arc<tokio::sync::Notify>,
     /// The last compaction whose removal has finished.
     compaction_finished: tokio::sync::watch::Sender<i64>,
     metrics: Arc<dyn observer::NodeMetrics>,
+    peers: Arc<crate::raft::peers::Peers>,
+    greeter: membership::hello::Greeter,
+    /// Whom to bootstrap with, until that has happened.
+    bootstrap: parking_lot::Mutex<Option<BTreeMap<u64, crate::raft::types::Node>>>,
+    /// Shared with the peer service, which refuses everything before.
+    admitted: Arc<AtomicBool>,
+    /// This member was removed from the cluster.
+    removed: CancellationToken,
     streams_ended: CancellationToken,
     stopping: CancellationToken,
     peers_stopping: CancellationToken,
@@ -145,13 +160,7 @@ impl Node {
     /// Whether this member is a learner.
     #[must_use]
     pub fn is_learner(&self) -> bool {
-        let id = self.status.member_id();
-        self.status.with_metrics(|metrics| {
-            let membership = metrics.membership_config.membership();
-            let node = membership.get_node(&id);
-            !membership.voter_ids().any(|voter| voter == id)
-                && node.is_some_and(|node| !node.pending_voter)
-        })
+        self.status.is_learner()
     }
 
     /// The cluster version, once it is decided.
@@ -209,10 +218,10 @@ impl Node {
             self.status.applied().wait(index).await;
             Ok(())
         };
-        match tokio::time::timeout(self.config.request_timeout(), wait).await {
+        match self.within_timeout(wait).await {
             Ok(result) => result,
             // The same with and without a leader (contract 2.1).
-            Err(_) => Err(Error::Timeout.into()),
+            Err(Elapsed) => Err(Error::Timeout.into()),
         }
     }
 
@@ -283,17 +292,16 @@ impl Node {
         }
         self.check_lag()?;
         let began = tokio::time::Instant::now();
-        let timeout = self.config.request_timeout();
         let mut pending = PendingProposal::begin(&*self.metrics);
-        let replicated = tokio::time::timeout(timeout, self.replicate(command)).await;
+        let replicated = self.within_timeout(self.replicate(command)).await;
         pending.ok = matches!(replicated, Ok(Ok(_)));
         drop(pending);
         let outcome = match replicated {
             Ok(outcome) => outcome?,
-            Err(_) if self.status.leader().leader.is_none() => {
+            Err(Elapsed) if self.status.leader().leader.is_none() => {
                 return Err(NodeError::DeadlineExceeded);
             }
-            Err(_) => return Err(self.timeout_error(began).into()),
+            Err(Elapsed) => return Err(self.timeout_error(began).into()),
         };
         let reply = outcome.map_err(NodeError::Etcd)?;
         let response = if reply.needs_disk() {
@@ -313,13 +321,19 @@ impl Node {
     /// NotLeader, what apply refuses, and what leaves its fate unknown.
     pub async fn propose_as_leader(&self, request: Request) -> Result<(), NodeError> {
         let proposed = self.propose_here(self.command(request));
-        match tokio::time::timeout(self.config.request_timeout(), proposed).await {
+        match self.within_timeout(proposed).await {
             Ok(Ok(outcome)) => outcome.map(drop).map_err(NodeError::Etcd),
             Ok(Err(ProposeError::Definite(error) | ProposeError::Indefinite(error))) => {
                 Err(error.into())
             }
-            Err(_) => Err(Error::Timeout.into()),
+            Err(Elapsed) => Err(Error::Timeout.into()),
         }
+    }
+
+    /// Awaits a request for as long as one may take (contract 2.1).
+    async fn within_timeout<F: Future>(&self, request: F) -> Result<F::Output, Elapsed> {
+        let limit = self.config.request_timeout();
+        self.deadlines.within(limit, request).await
     }
 
     fn command(&self, request: Request) -> Command {

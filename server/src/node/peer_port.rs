@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use keelson_proto::keelsonpb::{leader_server::LeaderServer, raft_server::RaftServer};
+use keelson_proto::keelsonpb::{
+    join_server::JoinServer, leader_server::LeaderServer, raft_server::RaftServer,
+};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -19,6 +21,7 @@ use tower::Service;
 
 use super::Node;
 use super::forward_service::LeaderService;
+use super::membership::join::JoinService;
 use crate::raft::network::MESSAGE_BYTES_MAX;
 use crate::raft::service::{PeerContext, RaftService};
 use crate::transport::{Dispatch, Listener, ServeOptions, serve, text};
@@ -43,6 +46,7 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
         leader: LeaderServer::new(leader)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        join: JoinServer::new(JoinService::new(Arc::clone(node))),
     };
     let options = ServeOptions {
         max_concurrent_streams: STREAMS_MAX,
@@ -78,6 +82,7 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
 struct PeerServices {
     raft: RaftServer<RaftService>,
     leader: LeaderServer<LeaderService>,
+    join: JoinServer<JoinService>,
 }
 
 impl Service<Request<Incoming>> for PeerServices {
@@ -96,6 +101,8 @@ impl Service<Request<Incoming>> for PeerServices {
             self.raft.call(request)
         } else if path.starts_with("/keelsonpb.Leader/") {
             self.leader.call(request)
+        } else if path.starts_with("/keelsonpb.Join/") {
+            self.join.call(request)
         } else {
             let status = Status::unimplemented("unknown service");
             Box::pin(std::future::ready(Ok(status.into_http())))

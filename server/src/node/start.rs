@@ -10,13 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use keelson_proto::keelsonpb::{
-    self, ClusterVersion, MemberAttributes, command::Request, raft_client::RaftClient,
-};
+use keelson_proto::keelsonpb::{ClusterVersion, MemberAttributes, command::Request};
 use keelson_state::apply::{State, StateOptions};
 use keelson_state::store::{RealDisk, StoreError, StoreOptions};
 use keelson_state::watch::{HistoryJob, HistoryPart, Ring, WatchSink};
-use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use rand::Rng as _;
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,6 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::config::NodeConfig;
 use super::forward::Forwarder;
 use super::lessor::Lessor;
+use super::membership::{
+    change,
+    hello::{self, Greeter},
+    join::join,
+};
 use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
 use super::status::NodeStatus;
@@ -35,8 +37,8 @@ use crate::raft::bootstrap;
 use crate::raft::identity::Identity;
 use crate::raft::leadership::{Leadership, MetricsReceiver};
 use crate::raft::log_store::LogStore;
-use crate::raft::network::{Network, PROTOCOL_VERSION};
-use crate::raft::peers::{Peers, Purpose};
+use crate::raft::network::Network;
+use crate::raft::peers::Peers;
 use crate::raft::service::{PeerContext, Raft};
 use crate::raft::snapshot::Intake;
 use crate::raft::state_machine::{CommandCount, Shared, StateMachine};
@@ -50,8 +52,6 @@ use crate::transport::Listener;
 const RAFT_THREADS_MAX: usize = 2;
 /// News of checkpoints that wait; the newest says it all.
 const CHECKPOINT_NEWS_MAX: usize = 4;
-/// How long a peer may take to say whether it knows this member, before bootstrap.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between attempts to publish this member.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// Entries in one append request: with batches of commands that is plenty.
@@ -103,7 +103,7 @@ impl Node {
         let wal = open_sled(&directories.wal, wal_options)
             .with_context(|| format!("cannot open the log in {}", directories.wal.display()))?;
         let log = LogStore::new(wal).context("cannot read the log")?;
-        let (identity, members) = identify(&config, &directories, &log).await?;
+        let (identity, origin) = identify(&config, &directories, &log).await?;
         let raft_runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores().min(RAFT_THREADS_MAX))
             .thread_name("raft")
@@ -120,7 +120,7 @@ impl Node {
             config,
             directories,
             identity,
-            members,
+            origin,
             runtime,
             metrics,
             peer_listeners,
@@ -131,12 +131,19 @@ impl Node {
             .context("starting the member panicked")?
     }
 
-    /// Publishes this member's name and client URLs through the log: it has then joined, and there
-    /// is a leader (contract 4.2).
+    /// Bootstraps, if the member has not been part of a cluster yet, and publishes its name and
+    /// client URLs through the log: it has then joined, and there is a leader (contract 4.2).
     ///
     /// # Errors
-    /// When the member is stopped meanwhile.
-    pub async fn publish(&self) -> Result<()> {
+    /// When the member is stopped meanwhile, or its peers know it though it has no data.
+    pub async fn join(&self) -> Result<()> {
+        self.bootstrap().await?;
+        self.publish().await?;
+        self.status.look_for_role();
+        Ok(())
+    }
+
+    async fn publish(&self) -> Result<()> {
         loop {
             let attributes = MemberAttributes {
                 member_id: self.status.member_id(),
@@ -209,33 +216,54 @@ fn sync_directory(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot sync {}", path.display()))
 }
 
-/// The members of a bootstrap; absent on a restart.
-type Bootstrap = Option<BTreeMap<u64, RaftNode>>;
+/// How a member begins.
+enum Origin {
+    /// With what its data directory says.
+    Restart,
+    /// As one of the first members of a cluster: these.
+    Bootstrap(BTreeMap<u64, RaftNode>),
+    /// As a member that was added to these.
+    Join(BTreeMap<u64, RaftNode>),
+}
 
-/// Who this member is: what its data directory says, or what `--initial-cluster` makes it.
+/// Who this member is: what its data directory says, or else what `--initial-cluster` or the running
+/// cluster makes it.
 async fn identify(
     config: &NodeConfig,
     directories: &Directories,
     log: &LogStore,
-) -> Result<(Identity, Bootstrap)> {
-    if let Some(identity) = Identity::read(&directories.member)? {
-        let (last, purged) = log.ends();
-        if last.is_some() || purged.is_some() {
-            return Ok((identity, None));
-        }
-        // It stopped before its log got its first entry, and bootstraps again; unless its log is
-        // gone, which the others know.
-        let members = bootstrap_members(config);
-        ask_peers(&identity, &members).await?;
-        return Ok((identity, Some(raft_nodes(members))));
-    }
+) -> Result<(Identity, Origin)> {
+    let known = Identity::read(&directories.member)?;
     let (last, purged) = log.ends();
     if last.is_some() || purged.is_some() {
-        bail!(
-            "{} holds a log but no identity: it is not a complete data directory",
-            directories.member.display()
+        return match known {
+            Some(identity) => Ok((identity, Origin::Restart)),
+            None => bail!(
+                "{} holds a log but no identity: it is not a complete data directory",
+                directories.member.display()
+            ),
+        };
+    }
+    // With an identity it stopped before its log got its first entry, and begins again; unless its
+    // log is gone, which the others know.
+    let (identity, origin) = if config.join {
+        let (identity, members) = join(config).await?;
+        (identity, Origin::Join(members))
+    } else {
+        let (identity, members) = bootstrap_identity(config)?;
+        (identity, Origin::Bootstrap(members))
+    };
+    if let Some(known) = known.filter(|known| *known != identity) {
+        tracing::warn!(
+            "member-id" = format!("{:x}", known.member_id),
+            "cluster-id" = format!("{:x}", known.cluster_id),
+            "an earlier start got no further than its identity; it is given another one"
         );
     }
+    Ok((identity, origin))
+}
+
+fn bootstrap_identity(config: &NodeConfig) -> Result<(Identity, BTreeMap<u64, RaftNode>)> {
     let members = bootstrap_members(config);
     let local = members
         .iter()
@@ -251,9 +279,7 @@ async fn identify(
         member_id: local,
         cluster_id: bootstrap::cluster_id(members.keys().copied()),
     };
-    ask_peers(&identity, &members).await?;
-    identity.write(&directories.member)?;
-    Ok((identity, Some(raft_nodes(members))))
+    Ok((identity, raft_nodes(members)))
 }
 
 fn bootstrap_members(config: &NodeConfig) -> BTreeMap<u64, (&str, Vec<String>)> {
@@ -279,61 +305,12 @@ fn raft_nodes(members: BTreeMap<u64, (&str, Vec<String>)>) -> BTreeMap<u64, Raft
         .collect()
 }
 
-/// Refuses to bootstrap a member that its peers know: it has lost its data, and could vote
-/// acknowledged writes away (design R10, openraft-notes 7).
-async fn ask_peers(
-    identity: &Identity,
-    members: &BTreeMap<u64, (&str, Vec<String>)>,
-) -> Result<()> {
-    let peers = Peers::new(identity.member_id);
-    let nodes = raft_nodes(members.clone());
-    let ids = nodes.keys().copied().collect();
-    let membership = Membership::new(vec![ids], nodes).context("impossible initial cluster")?;
-    peers.set(&membership);
-    for id in members
-        .keys()
-        .copied()
-        .filter(|id| *id != identity.member_id)
-    {
-        let channel = peers.channel(id, Purpose::Control)?;
-        let mut request = tonic::Request::new(keelsonpb::HelloRequest {
-            protocol_version: PROTOCOL_VERSION,
-            cluster_id: identity.cluster_id,
-            from: identity.member_id,
-            to: id,
-            server_version: keelson_proto::SERVER_VERSION.to_owned(),
-        });
-        request.set_timeout(HELLO_TIMEOUT);
-        let mut client = RaftClient::new(channel);
-        let hello = tokio::time::timeout(HELLO_TIMEOUT, client.hello(request)).await;
-        let Ok(Ok(hello)) = hello else { continue };
-        let hello = hello.into_inner();
-        if hello.cluster_id != identity.cluster_id {
-            bail!(
-                "peer {id:x} belongs to cluster {:x}, not to {:x}",
-                hello.cluster_id,
-                identity.cluster_id
-            );
-        }
-        if hello.removed {
-            bail!("{}", crate::raft::service::REMOVED);
-        }
-        if hello.published {
-            bail!(
-                "member {:x} has already been bootstrapped; it cannot start again without its data",
-                identity.member_id
-            );
-        }
-    }
-    Ok(())
-}
-
 /// Everything that happens on the raft runtime.
 async fn open(
     config: NodeConfig,
     directories: Directories,
     identity: Identity,
-    members: Bootstrap,
+    origin: Origin,
     runtime: Runtime,
     metrics: Arc<dyn NodeMetrics>,
     peer_listeners: Vec<Listener>,
@@ -364,6 +341,10 @@ async fn open(
         );
     }
     check_continuity(&state, &runtime.log)?;
+    if !matches!(origin, Origin::Restart) {
+        // There is neither log nor store: whoever it was to be before, it was not.
+        identity.write(&directories.member)?;
+    }
     let reader = state.reader();
     drop(store_reader.set(reader.history().store().clone()));
     ring.reset(reader.current_revision());
@@ -397,16 +378,26 @@ async fn open(
         commands: CommandCount::default(),
     });
     let machine = StateMachine::new(Arc::clone(&shared))?;
-    if let Some(members) = &members {
+    // A member that joins or bootstraps is reached, and reaches others, before its log says whom.
+    if let Origin::Bootstrap(members) | Origin::Join(members) = &origin {
         let ids = members.keys().copied().collect();
         peers.set(&Membership::new(vec![ids], members.clone())?);
     }
+    let bootstrap = match origin {
+        Origin::Bootstrap(members) => Some(members),
+        Origin::Restart | Origin::Join(_) => None,
+    };
+    let greeter = Greeter {
+        peers: Arc::clone(&peers),
+        network: Network::new(
+            Arc::clone(&peers),
+            identity.cluster_id,
+            config.election_timeout,
+        ),
+        cluster_id: identity.cluster_id,
+    };
 
-    let network = Network::new(
-        Arc::clone(&peers),
-        identity.cluster_id,
-        config.election_timeout,
-    );
+    let network = greeter.network.clone();
     let raft = Raft::new(
         identity.member_id,
         Arc::new(raft_config(&config).validate()?),
@@ -440,10 +431,16 @@ async fn open(
         watch_hub,
         state: shared,
         next_request_id: AtomicU64::new(rand::rng().random()),
+        deadlines: Arc::default(),
         quota: Quota::default(),
         compaction_wake,
         compaction_finished: watch::channel(-1).0,
         metrics,
+        peers: Arc::clone(&peers),
+        greeter: greeter.clone(),
+        admitted: Arc::new(AtomicBool::new(bootstrap.is_none())),
+        bootstrap: parking_lot::Mutex::new(bootstrap),
+        removed: CancellationToken::new(),
         streams_ended: CancellationToken::new(),
         stopping: CancellationToken::new(),
         peers_stopping: CancellationToken::new(),
@@ -456,6 +453,7 @@ async fn open(
         &peer_context(&node, &peers, &leadership),
         peer_listeners,
     );
+    tokio::spawn(Arc::clone(&node.deadlines).run());
     tokio::spawn(propose::run(raft.clone(), proposal_queue));
     tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
@@ -468,20 +466,22 @@ async fn open(
     ));
     tokio::spawn(follow_leader(Arc::clone(&node)));
     tokio::spawn(stop_on_fatal(Arc::clone(&node)));
-    if let Some(members) = members {
-        match raft.initialize(members).await {
-            // Another member was first; its log will reach this one.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(error) => bail!("cannot bootstrap: {error}"),
-        }
-    }
+    tokio::spawn(hello::run(Arc::clone(&node), greeter));
+    tokio::spawn(change::settle(Arc::clone(&node)));
     Ok(node)
 }
 
 /// The log must reach back to the checkpoint: otherwise writes are missing (store-notes 5).
 fn check_continuity(state: &State, log: &LogStore) -> Result<()> {
-    let applied = state.position().applied_index;
-    let (_, purged) = log.ends();
+    let position = state.position();
+    let applied = position.applied_index;
+    let (last, purged) = log.ends();
+    if last.is_none() && purged.is_none() && !position.membership.is_empty() {
+        bail!(
+            "the store's last checkpoint is at index {applied}, but the log is empty: entries that \
+             this member has acknowledged are missing, so this data directory is not complete"
+        );
+    }
     if let Some(purged) = purged
         && purged.index() > applied
     {
@@ -534,6 +534,7 @@ fn peer_context(
         has_published: Box::new(move |id| {
             published.members(|members| members.attributes(id).is_some())
         }),
+        admitted: Arc::clone(&node.admitted),
         is_removed: Box::new(move |id| removed.members(|members| members.is_removed(id))),
         silence_max: node.config.election_timeout,
     })
@@ -551,6 +552,7 @@ async fn follow_leader(node: Arc<Node>) {
             _ = look.tick() => {}
             () = node.stopping.cancelled() => return,
         }
+        node.status.look_for_role();
         let view = node.status.leader();
         if view.leader != known {
             node.forwarder

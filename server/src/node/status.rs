@@ -1,6 +1,7 @@
 //! What this member knows of the cluster right now, for every request to look at.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::metrics::RaftMetrics;
 use tokio::time::Instant;
@@ -18,6 +19,8 @@ pub struct NodeStatus {
     applied: Arc<AppliedIndex>,
     /// When this member last became leader.
     leading_since: parking_lot::Mutex<Option<Instant>>,
+    /// Asked with every request, so kept apart from the membership.
+    is_learner: AtomicBool,
 }
 
 impl NodeStatus {
@@ -38,6 +41,7 @@ impl NodeStatus {
             leadership,
             applied,
             leading_since,
+            is_learner: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +84,23 @@ impl NodeStatus {
     #[must_use]
     pub fn term(&self) -> u64 {
         self.metrics.look(|metrics| metrics.current_term)
+    }
+
+    /// Whether this member was a learner when the membership was last looked at.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Acquire)
+    }
+
+    /// Looks at the membership anew.
+    pub fn look_for_role(&self) {
+        let is_learner = self.metrics.look(|metrics| {
+            let membership = metrics.membership_config.membership();
+            let node = membership.get_node(&self.member_id);
+            let votes = membership.voter_ids().any(|voter| voter == self.member_id);
+            !votes && node.is_some_and(|node| !node.pending_voter)
+        });
+        self.is_learner.store(is_learner, Ordering::Release);
     }
 
     /// Whether this member leads a cluster of which it is the only member: what it has applied is

@@ -23,8 +23,8 @@ use keelson_state::snapshot::{self, Content, Placement};
 use keelson_state::store::{RealDisk, StoreOptions};
 use prost::Message as _;
 
-use crate::config::{InitialCluster, Url, mismatch};
-use crate::process::{DataDir, same_addresses};
+use crate::config::{InitialCluster, Url, mismatch, same_addresses};
+use crate::process::DataDir;
 use crate::raft::bootstrap;
 use crate::raft::codec;
 use crate::raft::identity::Identity;

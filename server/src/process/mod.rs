@@ -20,7 +20,6 @@ mod signals;
 
 pub use data_dir::{DataDir, DataDirError};
 pub use run::main;
-pub(crate) use run::same_addresses;
 
 /// The compiler, where etcd shows Go's version.
 pub const COMPILER: &str = concat!("rust", env!("CARGO_PKG_RUST_VERSION"));

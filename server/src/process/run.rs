@@ -1,7 +1,7 @@
 //! From arguments to an exit code.
 
 use std::io::Write as _;
-use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::data_dir::DataDir;
 use super::signals::Signals;
 use super::{announce, die, limits, notify, panic};
 use crate::config::{
-    self, Config, Invocation, LoadError, LogFormat, LogLevel, LogOutput, Logging, Scheme, Url,
+    self, Config, Invocation, LoadError, LogFormat, LogLevel, LogOutput, Logging, same_addresses,
     table,
 };
 use crate::logging;
@@ -74,7 +74,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Serves until a signal comes, and returns it.
+/// Serves until a signal comes, and returns it; without one, until the member is removed from its
+/// cluster.
 fn run(mut config: Config) -> Result<Option<i32>> {
     let problems = config.validate();
     if !problems.is_empty() {
@@ -127,7 +128,10 @@ async fn serve(config: &Config, descriptors: u64) -> Result<Option<i32>> {
     .await?;
     if let Some(server) = server {
         notify::ready();
-        signals.stop.cancelled().await;
+        tokio::select! {
+            () = signals.stop.cancelled() => {}
+            () = server.removed() => {}
+        }
         server.stop().await;
     }
     Ok(signals.received())
@@ -213,50 +217,9 @@ fn default_host() -> Option<IpAddr> {
     (!host.is_unspecified()).then_some(host)
 }
 
-/// Whether two lists of URLs are of the same schemes, addresses and ports.
-pub(crate) fn same_addresses(left: &[Url], right: &[Url]) -> bool {
-    match (resolved(left), resolved(right)) {
-        (Some(left), Some(right)) => left == right,
-        _ => false,
-    }
-}
-
-fn resolved(urls: &[Url]) -> Option<Vec<(Scheme, String)>> {
-    let mut addresses = Vec::new();
-    for url in urls {
-        match url.host_port() {
-            None => addresses.push((url.scheme(), url.to_string())),
-            Some(host_port) => {
-                // A host may have several addresses; the first one is what peers dial.
-                let first = host_port.to_socket_addrs().ok()?.next()?;
-                addresses.push((url.scheme(), first.to_string()));
-            }
-        }
-    }
-    addresses.sort();
-    Some(addresses)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_compared_resolved() {
-        let urls = |text| Url::parse_list(text).unwrap();
-        assert!(same_addresses(
-            &urls("http://127.0.0.1:1"),
-            &urls("http://127.0.0.1:1")
-        ));
-        assert!(!same_addresses(
-            &urls("http://127.0.0.1:1"),
-            &urls("http://127.0.0.1:2")
-        ));
-        assert!(!same_addresses(
-            &urls("http://127.0.0.1:1"),
-            &urls("https://127.0.0.1:1")
-        ));
-    }
 
     #[test]
     fn four_lines_of_version() {

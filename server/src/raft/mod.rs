@@ -15,6 +15,7 @@ pub mod codec;
 pub mod identity;
 pub mod leadership;
 pub mod log_store;
+mod member_log;
 pub mod network;
 pub mod peers;
 pub mod service;

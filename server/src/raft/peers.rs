@@ -104,6 +104,16 @@ impl Peers {
         heard.retain(|id, _| urls.contains_key(id));
     }
 
+    /// The other members' ids, ascending.
+    #[must_use]
+    pub fn others(&self) -> Vec<u64> {
+        let inner = self.inner.lock();
+        let others = inner.urls.keys().filter(|id| **id != self.local_id);
+        let mut others: Vec<u64> = others.copied().collect();
+        others.sort_unstable();
+        others
+    }
+
     /// As [`Peers::set`], from a stored membership.
     pub fn set_stored(&self, membership: &StoredMembership) {
         self.set(membership.membership());

@@ -4,6 +4,7 @@
 //! not been removed, in a protocol version this program speaks. Only then is Raft asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
@@ -52,6 +53,9 @@ pub struct PeerContext {
     pub has_published: Box<dyn Fn(u64) -> bool + Send + Sync>,
     /// Whether a member id has been removed for good.
     pub is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Whether this member takes part: one without data does not before its peers have said that it
+    /// is new to them. It could give a vote that it has given before.
+    pub admitted: Arc<AtomicBool>,
     /// A peer silent for longer than this counts as gone.
     pub silence_max: Duration,
 }
@@ -100,6 +104,11 @@ impl PeerContext {
         }
         if (self.is_removed)(from) {
             return Err(Status::permission_denied(REMOVED));
+        }
+        if !self.admitted.load(Ordering::Acquire) {
+            return Err(Status::unavailable(
+                "the member has not joined its cluster yet",
+            ));
         }
         self.peers.heard(from, self.silence_max);
         Ok(from)
@@ -158,7 +167,14 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<keelsonpb::HelloResponse>, Status> {
         // Not `check`: the answer itself tells a stranger or a removed member what it is.
         let from = request.get_ref().from;
-        let last = self.raft.metrics().borrow_watched().last_log_index;
+        let (last, undecided) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let applied = metrics.last_applied.as_ref().map(LogId::index);
+            let undecided = applied < metrics.last_log_index
+                && self.context.leadership.view(&metrics).leader.is_none();
+            (metrics.last_log_index, undecided)
+        };
         Ok(Response::new(keelsonpb::HelloResponse {
             protocol_version: PROTOCOL_VERSION,
             cluster_id: self.context.cluster_id,
@@ -167,6 +183,7 @@ impl raft_server::Raft for RaftService {
             removed: (self.context.is_removed)(from),
             published: (self.context.has_published)(from),
             last_log_index: last.unwrap_or(0),
+            undecided,
         }))
     }
 

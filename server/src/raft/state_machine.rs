@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::applied::AppliedIndex;
 use super::codec;
+use super::member_log;
 use super::peers::Peers;
 use super::snapshot::{self, Snapshot, SnapshotHandle};
 use super::types::{Batch, LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -258,13 +259,23 @@ impl StateMachine {
 
     /// Position and membership change under one lock: a checkpoint that is frozen meanwhile, such as
     /// a defragmentation's, holds both or none (design R2).
+    ///
+    /// Who was a member and is none any more is removed for good (contract 2.11): that follows from
+    /// the memberships, so every member finds the same.
     fn set_membership(&mut self, log_id: &LogId, stored: StoredMembership) {
         let encoded = codec::stored_membership_to_proto(&stored).encode_to_vec();
+        let (before, after) = (self.membership.membership(), stored.membership());
         {
             let mut state = self.shared.state.lock();
             state.advance(log_id.index(), **log_id.committed_leader_id());
             state.set_membership(encoded.into());
+            for (id, _) in before.nodes() {
+                if after.get_node(id).is_none() {
+                    state.remove_member(*id);
+                }
+            }
         }
+        member_log::changed(self.shared.peers.local_id(), before, after);
         self.shared.peers.set_stored(&stored);
         self.membership = stored;
     }

@@ -20,6 +20,7 @@ mod http;
 mod kv;
 mod lease;
 mod limits;
+mod members;
 mod quota;
 mod range_stream;
 mod snapshot;

@@ -263,9 +263,7 @@ async fn three_members_restored_from_one_snapshot_agree() {
     for i in 0..3 {
         restore(&flags(&cluster, i, &path)).unwrap();
     }
-    for started in join_all(cluster.start_all()).await {
-        started.unwrap();
-    }
+    cluster.restart_together(&[0, 1, 2]).await;
     for i in 0..3 {
         let hash = cluster.hash_kv(i, revision.revision).await;
         assert_eq!(hash.hash, revision.hash, "member {i}");

@@ -21,10 +21,11 @@ use keelson::server::{Server, ServerConfig};
 use keelson::transport::ListenAddress;
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse,
-    cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
-    maintenance_client::MaintenanceClient, request_op::Request, watch_client::WatchClient,
+    CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, MemberAddRequest,
+    MemberRemoveRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
+    StatusRequest, StatusResponse, cluster_client::ClusterClient, kv_client::KvClient,
+    lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op::Request,
+    watch_client::WatchClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -105,6 +106,7 @@ impl Member {
         let grpc = Arc::new(GrpcMetrics::new(false));
         let starting = Server::start(self.config.clone(), observers, page, grpc, ready, &stop);
         self.server = soon("the member starts", starting).await?;
+        anyhow::ensure!(self.server.is_some(), "stopped before it served");
         Ok(())
     }
 
@@ -152,6 +154,95 @@ impl Cluster {
         Self { members, directory }
     }
 
+    /// Prepares a member that is to join those whose names are given; it is not started.
+    pub(crate) fn prepare(&mut self, others: &[usize]) -> usize {
+        let i = self.members.len();
+        let ports = free_ports(2);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let mut initial_cluster: Vec<(String, Vec<String>)> = others
+            .iter()
+            .map(|other| {
+                let node = &self.members[*other].config.node;
+                (node.name.clone(), node.advertise_peer_urls.clone())
+            })
+            .collect();
+        initial_cluster.push((format!("m{i}"), vec![url(ports[0])]));
+        let mut config = self.members[others[0]].config.clone();
+        config.node.name = format!("m{i}");
+        config.node.data_dir = self.directory.path().join(format!("m{i}"));
+        config.node.advertise_peer_urls = vec![url(ports[0])];
+        config.node.advertise_client_urls = vec![url(ports[1])];
+        config.node.initial_cluster = initial_cluster;
+        config.node.join = true;
+        let local = |port| ListenAddress::Tcp(format!("127.0.0.1:{port}"));
+        config.listen_peers = vec![local(ports[0])];
+        config.listen_clients = vec![local(ports[1])];
+        self.members.push(Member {
+            config,
+            server: None,
+        });
+        i
+    }
+
+    /// Changes a stopped member's settings.
+    pub(crate) fn adjust(&mut self, i: usize, adjust: impl FnOnce(&mut ServerConfig)) {
+        adjust(&mut self.members[i].config);
+    }
+
+    pub(crate) fn peer_urls(&self, i: usize) -> Vec<String> {
+        self.members[i].config.node.advertise_peer_urls.clone()
+    }
+
+    /// A running member's id.
+    pub(crate) fn id(&self, i: usize) -> u64 {
+        self.members[i].server().node().status().member_id()
+    }
+
+    pub(crate) fn is_running(&self, i: usize) -> bool {
+        self.members[i].server.is_some()
+    }
+
+    /// Adds a prepared member through member `through`, again while the cluster is not ready for it.
+    pub(crate) async fn add(&self, through: usize, i: usize, is_learner: bool) -> u64 {
+        let request = MemberAddRequest {
+            peer_ur_ls: self.peer_urls(i),
+            is_learner,
+        };
+        let added = eventually("the member is added", async || {
+            match self
+                .cluster_client(through)
+                .member_add(request.clone())
+                .await
+            {
+                Ok(added) => Some(added),
+                Err(status) if status.message() == Error::Unhealthy.text() => None,
+                Err(status) => panic!("{status}"),
+            }
+        })
+        .await;
+        added.into_inner().member.unwrap().id
+    }
+
+    /// Removes a member, again while the cluster is not ready for it.
+    pub(crate) async fn remove(&self, through: usize, id: u64) {
+        eventually("the member is removed", async || {
+            let request = MemberRemoveRequest { id };
+            match self.cluster_client(through).member_remove(request).await {
+                Ok(_) => Some(()),
+                Err(status) if status.message() == Error::Unhealthy.text() => None,
+                Err(status) => panic!("{status}"),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a member has learned that it was removed, and stops it, as the process does.
+    pub(crate) async fn stop_removed(&mut self, i: usize) {
+        let server = self.members[i].server.take().expect("the member runs");
+        soon("the member learns of its removal", server.removed()).await;
+        soon("the member stops", server.stop()).await;
+    }
+
     pub(crate) fn member(&self, i: usize) -> &Member {
         &self.members[i]
     }
@@ -175,19 +266,21 @@ impl Cluster {
         self.members[i].start().await
     }
 
-    /// Starts all members, at the same time.
-    pub(crate) fn start_all(
-        &mut self,
-    ) -> impl Iterator<Item = impl Future<Output = anyhow::Result<()>>> {
-        self.members.iter_mut().map(Member::start)
-    }
-
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     pub(crate) fn node_config(&self, i: usize) -> &NodeConfig {
         &self.members[i].config.node
+    }
+
+    /// Starts stopped members at the same time: one alone may be no quorum.
+    pub(crate) async fn restart_together(&mut self, which: &[usize]) {
+        let starting = self.members.iter_mut().enumerate();
+        let starting = starting.filter(|(i, _)| which.contains(i));
+        for started in join_all(starting.map(|(_, member)| member.start())).await {
+            started.unwrap();
+        }
     }
 
     pub(crate) fn data_dir(&self, i: usize) -> PathBuf {
@@ -261,7 +354,9 @@ impl Cluster {
     /// A running member that follows.
     pub(crate) async fn follower(&self) -> usize {
         let leader = self.leader().await;
-        (0..self.size()).find(|i| *i != leader).unwrap()
+        (0..self.size())
+            .find(|i| *i != leader && self.is_running(*i))
+            .unwrap()
     }
 }
 
@@ -280,6 +375,10 @@ fn node_config(
         advertise_client_urls: vec![client_url],
         initial_cluster: initial_cluster.to_vec(),
         initial_cluster_token: "etcd-cluster".to_owned(),
+        join: false,
+        force_new_cluster: false,
+        strict_reconfig_check: true,
+        learners_max: 1,
         heartbeat_interval: Duration::from_millis(100),
         election_timeout: Duration::from_secs(1),
         pre_vote: true,

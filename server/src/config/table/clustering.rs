@@ -193,7 +193,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "strict-reconfig-check",
         Kind::Bool,
         "true",
-        Status::NotYet,
+        Status::Implemented,
         "Reject reconfiguration requests that would cause quorum loss.",
     ),
     flag(

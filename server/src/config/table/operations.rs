@@ -185,7 +185,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "max-learners",
         Kind::Int,
         "1",
-        Status::NotYet,
+        Status::Implemented,
         "Set the max number of learner members allowed in the cluster membership.",
     ),
     flag(
@@ -217,7 +217,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "force-new-cluster",
         Kind::Bool,
         "false",
-        Status::Refused,
+        Status::Implemented,
         "Force to create a new one-member cluster.",
     ),
     flag(
