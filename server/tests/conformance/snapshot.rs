@@ -392,3 +392,61 @@ async fn a_restore_that_fails_leaves_nothing_behind() {
         9
     );
 }
+
+/// Members that join a restored one get what the snapshot held, not only what came after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn issue_6361_members_that_join_a_restored_one_serve_the_same_data() {
+    let mut cluster = Cluster::single().await;
+    fill(&cluster).await;
+    cluster.kv(0).compact(compact(20)).await.unwrap();
+    let file = snapshot(&cluster, 0).await;
+    let path = write(&cluster, &file);
+    stop_all(&mut cluster).await;
+    restore(&flags(&cluster, 0, &path)).unwrap();
+    cluster.restart(0).await;
+    for others in [&[0][..], &[0, 1]] {
+        let joined = cluster.prepare(others);
+        cluster.add(0, joined, false).await;
+        cluster.restart(joined).await;
+        let written = put_ok(&mut cluster.kv(joined), format!("by{joined}"), "1").await;
+        let all = range_ok(&mut cluster.kv(0), range("\0", "\0")).await.kvs;
+        assert_eq!(all.len(), 9 + joined);
+        for i in 0..=joined {
+            let theirs = range_ok(&mut cluster.kv(i), range("\0", "\0")).await.kvs;
+            assert!(theirs == all, "member {i}");
+            let hash = cluster.hash_kv(i, written).await;
+            assert_eq!(
+                hash.hash,
+                cluster.hash_kv(0, written).await.hash,
+                "member {i}"
+            );
+            assert_eq!(hash.compact_revision, 20);
+        }
+    }
+}
+
+/// Nobody can be kept out yet, so nobody is let in.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_with_authentication_on_is_not_served() {
+    let mut cluster = Cluster::single().await;
+    fill(&cluster).await;
+    let mut file = snapshot(&cluster, 0).await;
+    let key = file
+        .windows(11)
+        .position(|bytes| bytes == b"authEnabled")
+        .unwrap();
+    assert_eq!(file[key + 11], 0);
+    file[key + 11] = 1;
+    let path = write(&cluster, &file);
+    stop_all(&mut cluster).await;
+    let options = RestoreOptions {
+        skip_hash_check: true,
+        ..flags(&cluster, 0, &path)
+    };
+    assert!(restore(&options).unwrap().content.auth.enabled);
+    let refused = cluster.try_restart(0).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("refusing to serve it unprotected"),
+        "{refused}"
+    );
+}
