@@ -11,6 +11,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod churn;
 pub mod disk;
 pub mod load;
 pub mod rounds;

@@ -35,6 +35,8 @@ enum FaultName {
     PowerCut,
     /// kill -9.
     Kill,
+    /// Members are added and removed, and killed meanwhile.
+    Churn,
 }
 
 #[tokio::main]
@@ -50,6 +52,7 @@ async fn main() -> Result<()> {
     let fault = match arguments.fault {
         FaultName::PowerCut => Fault::PowerCut,
         FaultName::Kill => Fault::Kill,
+        FaultName::Churn => Fault::Churn,
     };
     let mut faults = 0;
     for &members in &arguments.members {

@@ -28,6 +28,8 @@ struct Member {
     name: String,
     client: String,
     peer: String,
+    /// `--initial-cluster` of a member that joins the others; none for those that bootstrap.
+    joins: Option<String>,
     process: Option<Child>,
 }
 
@@ -46,6 +48,7 @@ impl Cluster {
                 name: format!("m{place}"),
                 client: format!("http://127.0.0.1:{client}"),
                 peer: format!("http://127.0.0.1:{peer}"),
+                joins: None,
                 process: None,
             });
         }
@@ -58,6 +61,63 @@ impl Cluster {
                 .map(|&argument| argument.to_owned())
                 .collect(),
         })
+    }
+
+    /// Describes one more member, which joins those that are there; it does not run yet. Gives its
+    /// peer URL.
+    ///
+    /// # Errors
+    /// When no free ports are found.
+    pub fn join(&mut self, name: &str) -> Result<String> {
+        let ports = free_ports(2)?;
+        let [client, peer] = ports[..] else {
+            bail!("no ports")
+        };
+        let peer = format!("http://127.0.0.1:{peer}");
+        let mut cluster = initial_cluster(self.members.iter());
+        cluster.push_str(&format!(",{name}={peer}"));
+        self.members.push(Member {
+            name: name.to_owned(),
+            client: format!("http://127.0.0.1:{client}"),
+            peer: peer.clone(),
+            joins: Some(cluster),
+            process: None,
+        });
+        Ok(peer)
+    }
+
+    /// How many members there are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// A member's peer URL.
+    #[must_use]
+    pub fn peer(&self, place: usize) -> Option<&str> {
+        self.members.get(place).map(|member| member.peer.as_str())
+    }
+
+    /// Forgets a member that was removed from the cluster; if it runs it must end by itself, with
+    /// exit code 0.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn forget(&mut self, place: usize) -> Result<()> {
+        let mut member = self.members.remove(place);
+        if let Some(process) = &mut member.process {
+            let ended = tokio::time::timeout(READY_TIMEOUT, process.wait()).await;
+            let status =
+                ended.with_context(|| format!("{} was removed and runs on", member.name))??;
+            if !status.success() {
+                let log = last_lines(&self.directory, &member.name);
+                bail!(
+                    "{} was removed and ended with {status}:\n{log}",
+                    member.name
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Client URLs.
@@ -74,24 +134,29 @@ impl Cluster {
     /// # Errors
     /// When one ends or does not get there in time; its last log lines are in the error.
     pub async fn start(&mut self) -> Result<()> {
-        let cluster: Vec<String> = self
-            .members
-            .iter()
-            .map(|member| format!("{}={}", member.name, member.peer))
-            .collect();
+        self.spawn()?;
+        for place in 0..self.members.len() {
+            self.wait_ready(place).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts every member that does not run.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
+        let bootstrap = initial_cluster(self.members.iter().filter(|one| one.joins.is_none()));
         for member in &mut self.members {
             if member.process.is_none() {
                 member.process = Some(spawn(
                     &self.program,
                     &self.directory,
                     member,
-                    &cluster.join(","),
+                    &bootstrap,
                     &self.arguments,
                 )?);
             }
-        }
-        for place in 0..self.members.len() {
-            self.wait_ready(place).await?;
         }
         Ok(())
     }
@@ -149,6 +214,13 @@ impl Cluster {
     }
 }
 
+fn initial_cluster<'a>(members: impl Iterator<Item = &'a Member>) -> String {
+    let members: Vec<String> = members
+        .map(|member| format!("{}={}", member.name, member.peer))
+        .collect();
+    members.join(",")
+}
+
 async fn serves(endpoint: &str) -> bool {
     let read = async {
         let mut client = KvClient::connect(endpoint.to_owned()).await.ok()?;
@@ -168,9 +240,13 @@ fn spawn(
     program: &Path,
     directory: &Path,
     member: &Member,
-    cluster: &str,
+    bootstrap: &str,
     arguments: &[String],
 ) -> Result<Child> {
+    let (cluster, state) = match &member.joins {
+        Some(cluster) => (cluster.as_str(), "existing"),
+        None => (bootstrap, "new"),
+    };
     // Beside the data directory's disk: the log must survive a power cut.
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -185,6 +261,7 @@ fn spawn(
         .args(["--listen-peer-urls", &member.peer])
         .args(["--initial-advertise-peer-urls", &member.peer])
         .args(["--initial-cluster", cluster])
+        .args(["--initial-cluster-state", state])
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

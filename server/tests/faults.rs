@@ -1,7 +1,8 @@
 //! Nothing acknowledged is lost: the short form of the experiments in `jepsen/`.
 //!
 //! Real processes, a real disk, real power cuts where the machine allows loop mounts. The long form:
-//! `keelson-jepsen power-cut --rounds 10` and `keelson-jepsen kill --rounds 17`.
+//! `keelson-jepsen power-cut --rounds 10`, `keelson-jepsen kill --rounds 17`
+//! and `keelson-jepsen churn --members 3 --value-sizes 100 --rounds 50`.
 
 use std::path::PathBuf;
 
@@ -23,6 +24,12 @@ async fn kills_lose_nothing() {
     let tally = run(&plan(1, 2), Fault::Kill).await.unwrap();
     assert!(tally.acknowledged > 0, "the writers wrote nothing");
     let tally = run(&plan(3, 1), Fault::Kill).await.unwrap();
+    assert!(tally.acknowledged > 0, "the writers wrote nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn membership_changes_amid_kills_lose_nothing() {
+    let tally = run(&plan(2, 3), Fault::Churn).await.unwrap();
     assert!(tally.acknowledged > 0, "the writers wrote nothing");
 }
 

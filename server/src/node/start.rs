@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use super::watch_hub::{History, WatchHub};
 use super::{Node, checkpoints, compactor, leases, peer_port, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
+use crate::raft::force_new::force_new_cluster;
 use crate::raft::identity::Identity;
 use crate::raft::leadership::{Leadership, MetricsReceiver};
 use crate::raft::log_store::LogStore;
@@ -59,9 +60,11 @@ const PAYLOAD_ENTRIES_MAX: u64 = 64;
 /// Messages that wait for Raft's core.
 const RAFT_QUEUE_MAX: u64 = 1024;
 
-/// What outlives the node's tasks: the raft runtime and the log.
+/// What outlives the node's tasks: the runtimes and the log.
 pub struct Runtime {
     raft: Option<tokio::runtime::Runtime>,
+    /// Where clients are served.
+    clients: tokio::runtime::Handle,
     pub(super) log: LogStore,
 }
 
@@ -113,6 +116,7 @@ impl Node {
         let handle = raft_runtime.handle().clone();
         let runtime = Runtime {
             raft: Some(raft_runtime),
+            clients: tokio::runtime::Handle::current(),
             log,
         };
         let metrics = observers.metrics;
@@ -139,6 +143,7 @@ impl Node {
     pub async fn join(&self) -> Result<()> {
         self.bootstrap().await?;
         self.publish().await?;
+        self.admitted.store(true, Ordering::Release);
         self.status.look_for_role();
         Ok(())
     }
@@ -234,8 +239,7 @@ async fn identify(
     log: &LogStore,
 ) -> Result<(Identity, Origin)> {
     let known = Identity::read(&directories.member)?;
-    let (last, purged) = log.ends();
-    if last.is_some() || purged.is_some() {
+    if !log.is_new() {
         return match known {
             Some(identity) => Ok((identity, Origin::Restart)),
             None => bail!(
@@ -244,8 +248,8 @@ async fn identify(
             ),
         };
     }
-    // With an identity it stopped before its log got its first entry, and begins again; unless its
-    // log is gone, which the others know.
+    // With an identity it stopped before anything was logged, and begins again; unless its log is
+    // gone, which the others know.
     let (identity, origin) = if config.join {
         let (identity, members) = join(config).await?;
         (identity, Origin::Join(members))
@@ -311,7 +315,7 @@ async fn open(
     directories: Directories,
     identity: Identity,
     origin: Origin,
-    runtime: Runtime,
+    mut runtime: Runtime,
     metrics: Arc<dyn NodeMetrics>,
     peer_listeners: Vec<Listener>,
 ) -> Result<Arc<Node>> {
@@ -344,6 +348,10 @@ async fn open(
     if !matches!(origin, Origin::Restart) {
         // There is neither log nor store: whoever it was to be before, it was not.
         identity.write(&directories.member)?;
+    }
+    let forced = config.force_new_cluster && matches!(origin, Origin::Restart);
+    if forced {
+        force_new_cluster(&mut runtime.log, &state.position(), identity.member_id).await?;
     }
     let reader = state.reader();
     drop(store_reader.set(reader.history().store().clone()));
@@ -382,6 +390,10 @@ async fn open(
     if let Origin::Bootstrap(members) | Origin::Join(members) = &origin {
         let ids = members.keys().copied().collect();
         peers.set(&Membership::new(vec![ids], members.clone())?);
+    }
+    if forced {
+        // Whoever the checkpoint names is no member any more.
+        peers.set(&Membership::default());
     }
     let bootstrap = match origin {
         Origin::Bootstrap(members) => Some(members),
@@ -438,7 +450,8 @@ async fn open(
         metrics,
         peers: Arc::clone(&peers),
         greeter: greeter.clone(),
-        admitted: Arc::new(AtomicBool::new(bootstrap.is_none())),
+        // The former members of a forced cluster are refused until the log says that they are gone.
+        admitted: Arc::new(AtomicBool::new(bootstrap.is_none() && !forced)),
         bootstrap: parking_lot::Mutex::new(bootstrap),
         removed: CancellationToken::new(),
         streams_ended: CancellationToken::new(),
@@ -454,7 +467,8 @@ async fn open(
         peer_listeners,
     );
     tokio::spawn(Arc::clone(&node.deadlines).run());
-    tokio::spawn(propose::run(raft.clone(), proposal_queue));
+    let proposer = propose::run(raft.clone(), proposal_queue);
+    drop(node.runtime.clients.spawn(proposer));
     tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
@@ -475,8 +489,8 @@ async fn open(
 fn check_continuity(state: &State, log: &LogStore) -> Result<()> {
     let position = state.position();
     let applied = position.applied_index;
-    let (last, purged) = log.ends();
-    if last.is_none() && purged.is_none() && !position.membership.is_empty() {
+    let (_, purged) = log.ends();
+    if log.is_new() && !position.membership.is_empty() {
         bail!(
             "the store's last checkpoint is at index {applied}, but the log is empty: entries that \
              this member has acknowledged are missing, so this data directory is not complete"

@@ -385,6 +385,14 @@ impl LogStore {
         &self.shared.wal
     }
 
+    /// Whether nothing was ever stored: no entry, no mark of a purge, no vote. A member that has
+    /// heard of a leader has a vote, though a checkpoint may be all it got and not be installed yet.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        let state = self.shared.state.read();
+        state.last.is_none() && state.purged.is_none() && state.vote.is_none()
+    }
+
     /// The last entry and the last purged one.
     #[must_use]
     pub fn ends(&self) -> (Option<LogId>, Option<LogId>) {

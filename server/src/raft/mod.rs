@@ -8,10 +8,12 @@
 //! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
+//! | [`force_new`] | a cluster of one out of what a member has |
 
 pub mod applied;
 pub mod bootstrap;
 pub mod codec;
+pub mod force_new;
 pub mod identity;
 pub mod leadership;
 pub mod log_store;

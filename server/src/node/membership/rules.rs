@@ -133,7 +133,7 @@ impl View<'_> {
                 id,
                 peer_urls,
                 learner,
-            } => self.add(*id, peer_urls, *learner).map_err(Into::into),
+            } => self.add(*id, peer_urls, *learner),
             Change::Remove(id) => self.remove(*id),
             Change::Update { id, peer_urls } => self.update(*id, peer_urls).map_err(Into::into),
             Change::Promote(id) => self.promote(*id).map_err(Into::into),
@@ -141,27 +141,29 @@ impl View<'_> {
         }
     }
 
-    fn add(&self, id: u64, peer_urls: &[String], learner: bool) -> Result<Step, Error> {
+    fn add(&self, id: u64, peer_urls: &[String], learner: bool) -> Result<Step, Verdict> {
         if self.strict {
             self.may_add(learner)?;
         }
         if (self.removed)(id) {
-            return Err(Error::MemberNotFound);
+            // Removed a moment ago: the same URLs have another id with the next second. etcd says
+            // that the member is not found.
+            return Err(Verdict::Wait);
         }
         let mut nodes = self.nodes();
         if nodes.contains_key(&id) {
-            return Err(Error::MemberExist);
+            return Err(Error::MemberExist.into());
         }
         self.check_urls_free(id, peer_urls)?;
         if learner && self.learners() >= self.learners_max {
-            return Err(Error::TooManyLearners);
+            return Err(Error::TooManyLearners.into());
         }
         let node = Node {
             peer_urls: peer_urls.to_vec(),
             pending_voter: !learner,
         };
         nodes.insert(id, node);
-        self.append(self.raft_voters(), nodes)
+        Ok(self.append(self.raft_voters(), nodes)?)
     }
 
     /// Adding anyone takes a quorum of the cluster as it would be that has been connected for a
