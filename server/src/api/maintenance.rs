@@ -1,4 +1,4 @@
-//! The Maintenance service (contract 2.10). Snapshot and Downgrade are not there yet.
+//! The Maintenance service (contract 2.10). Downgrade is not there yet.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use openraft::LogIdOptionExt as _;
 use tonic::{Request, Response, Status};
 
 use super::header::Header;
-use super::{metadata, unsupported};
+use super::{metadata, snapshot, unsupported};
 use crate::node::Node;
 use crate::node::error::NodeError;
 
@@ -132,7 +132,9 @@ impl maintenance_server::Maintenance for MaintenanceService {
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
         let reader = self.node.reader().clone();
+        let began = tokio::time::Instant::now();
         let hash = crate::node::blocking(move || reader.hash()).await?;
+        self.node.metrics().hashed(began.elapsed(), false);
         let header = Some(self.header.at(hash.current));
         Ok(Response::new(HashResponse {
             header,
@@ -146,7 +148,9 @@ impl maintenance_server::Maintenance for MaintenanceService {
     ) -> Result<Response<HashKvResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
         let (reader, revision) = (self.node.reader().clone(), request.into_inner().revision);
+        let began = tokio::time::Instant::now();
         let hash = crate::node::blocking(move || reader.hash_kv(revision)).await?;
+        self.node.metrics().hashed(began.elapsed(), true);
         Ok(Response::new(HashKvResponse {
             header: Some(self.header.at(hash.current)),
             hash: hash.hash.hash,
@@ -157,9 +161,11 @@ impl maintenance_server::Maintenance for MaintenanceService {
 
     async fn snapshot(
         &self,
-        _request: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<Snapshots>, Status> {
-        unsupported("Snapshot")
+        let guard = metadata::check_stream_anywhere(&self.node, request.metadata())?;
+        let file = self.node.snapshot_file().await?;
+        Ok(Response::new(Box::pin(snapshot::stream(file, guard))))
     }
 
     async fn move_leader(

@@ -61,9 +61,11 @@ const PAYLOAD_ENTRIES_MAX: u64 = 64;
 /// Messages that wait for Raft's core.
 const RAFT_QUEUE_MAX: u64 = 1024;
 
-/// What outlives the node's tasks: the raft runtime and the log.
+/// What outlives the node's tasks: the runtimes and the log.
 pub struct Runtime {
     raft: Option<tokio::runtime::Runtime>,
+    /// Where clients are served.
+    clients: tokio::runtime::Handle,
     pub(super) log: LogStore,
 }
 
@@ -121,6 +123,7 @@ impl Node {
         let handle = raft_runtime.handle().clone();
         let runtime = Runtime {
             raft: Some(raft_runtime),
+            clients: tokio::runtime::Handle::current(),
             log,
         };
         let metrics = observers.metrics;
@@ -351,6 +354,12 @@ async fn open(
         .await?
         .with_context(|| format!("cannot open the store in {}", directories.store.display()))?;
     state.set_cluster_id(identity.cluster_id);
+    if state.reader().auth_enabled() {
+        bail!(
+            "authentication is enabled in this data, which came from a snapshot, and this version \
+             cannot enforce it yet: refusing to serve it unprotected"
+        );
+    }
     check_continuity(&state, &runtime.log)?;
     if !matches!(origin, Origin::Restart) {
         // There is neither log nor store: whoever it was to be before, it was not.
@@ -474,7 +483,8 @@ async fn open(
         peer_listeners,
     );
     tokio::spawn(Arc::clone(&node.deadlines).run());
-    tokio::spawn(propose::run(raft.clone(), proposal_queue));
+    let proposer = propose::run(raft.clone(), proposal_queue);
+    drop(node.runtime.clients.spawn(proposer));
     tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));

@@ -9,7 +9,7 @@ use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::watch_request::RequestUnion;
 use keelson_proto::etcdserverpb::{
     AlarmRequest, LeaseGrantRequest, Member, MemberAddRequest, MemberListRequest,
-    MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, RangeRequest,
+    MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, RangeRequest, SnapshotRequest,
     WatchCreateRequest, WatchRequest, kv_client::KvClient,
 };
 use tokio::task::JoinHandle;
@@ -353,6 +353,9 @@ async fn a_learner_serves_little_until_it_is_promoted() {
         Err(status) => Err(status),
     };
     assert_refused(watched, refusal);
+    let snapshot = cluster.maintenance(one).snapshot(SnapshotRequest {}).await;
+    let mut snapshot = snapshot.unwrap().into_inner();
+    assert!(snapshot.message().await.unwrap().is_some());
     // It does not vote: the one voter goes on alone, and cannot leave.
     let refused = remove(&cluster, 0, cluster.id(0)).await;
     assert_refused(refused, Error::MemberNotEnoughStarted);

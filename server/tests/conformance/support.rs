@@ -7,16 +7,15 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use keelson::metrics::grpc::GrpcMetrics;
+use keelson::config::{Config, Settings};
+use keelson::metrics::Metrics;
 use keelson::node::config::{AutoCompaction, NodeConfig};
-use keelson::node::observer::NodeMetrics;
-use keelson::node::start::NodeObservers;
-use keelson::raft::wal::SyncObserver;
 use keelson::server::{Server, ServerConfig};
 use keelson::transport::ListenAddress;
 use keelson_proto::error::Error;
@@ -24,12 +23,13 @@ use keelson_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, MemberAddRequest,
     MemberRemoveRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
     StatusRequest, StatusResponse, cluster_client::ClusterClient, kv_client::KvClient,
-    lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op::Request,
+    lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op,
     watch_client::WatchClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a condition may take to come true: generous, for a busy machine.
@@ -61,50 +61,47 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
 }
 
-struct NoMetrics;
-
-impl NodeMetrics for NoMetrics {
-    fn applied(&self, _: Duration, _: bool, _: bool) {}
-    fn checkpointed(&self, _: Duration) {}
-    fn proposal_began(&self) {}
-    fn proposal_ended(&self, _: bool) {}
-    fn learner_promotion(&self, _: Result<(), Error>) {}
-    fn leader(&self, _: bool, _: bool) {}
-}
-
-impl SyncObserver for NoMetrics {
-    fn synced(&self, _: Duration, _: u64, _: u64) {}
-}
-
-/// Ports that were free a moment ago.
+/// Ports that are free now, below those that the system gives to outgoing connections: a member that
+/// is stopped for a while finds its own free again.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
-    listeners.iter().map(port).collect()
+    const FIRST: u32 = 12_000;
+    const PORTS: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test programs that run at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(7919);
+    let next = || start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS + FIRST;
+    std::iter::repeat_with(|| u16::try_from(next()).unwrap())
+        .filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .take(count)
+        .collect()
 }
 
 fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
+/// All numbers at zero.
+fn no_metrics() -> Arc<Metrics> {
+    let config = Config::from_settings(&Settings::default()).unwrap();
+    Arc::new(Metrics::new(&config))
+}
+
 /// A member of a [`Cluster`].
 pub(crate) struct Member {
     config: ServerConfig,
     server: Option<Server>,
+    metrics: Arc<Metrics>,
 }
 
 impl Member {
     async fn start(&mut self) -> anyhow::Result<()> {
-        let observers = NodeObservers {
-            metrics: Arc::new(NoMetrics),
-            wal: Arc::new(NoMetrics),
-        };
+        let metrics = no_metrics();
         let stop = CancellationToken::new();
-        let page = Arc::new(String::new);
         let ready = Arc::new(OnceLock::new());
-        let grpc = Arc::new(GrpcMetrics::new(false));
+        metrics.read_node(&ready);
+        self.metrics = Arc::clone(&metrics);
+        let (observers, grpc) = (metrics.observers(), Arc::clone(&metrics.grpc));
+        let page = Arc::new(move || metrics.page());
         let starting = Server::start(self.config.clone(), observers, page, grpc, ready, &stop);
         self.server = soon("the member starts", starting).await?;
         anyhow::ensure!(self.server.is_some(), "stopped before it served");
@@ -155,6 +152,7 @@ impl Cluster {
             Member {
                 config,
                 server: None,
+                metrics: no_metrics(),
             }
         };
         let members = (0..count).map(member).collect();
@@ -187,6 +185,7 @@ impl Cluster {
         self.members.push(Member {
             config,
             server: None,
+            metrics: no_metrics(),
         });
         i
     }
@@ -273,6 +272,14 @@ impl Cluster {
         self.members[i].start().await
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn node_config(&self, i: usize) -> &NodeConfig {
+        &self.members[i].config.node
+    }
+
     /// Starts stopped members at the same time: one alone may be no quorum.
     pub(crate) async fn restart_together(&mut self, which: &[usize]) {
         let starting = self.members.iter_mut().enumerate();
@@ -293,6 +300,11 @@ impl Cluster {
 
     pub(crate) fn peer_address(&self, i: usize) -> String {
         self.members[i].config.listen_peers[0].to_string()
+    }
+
+    /// What a member has counted since it was started last.
+    pub(crate) fn metrics(&self, i: usize) -> &Metrics {
+        &self.members[i].metrics
     }
 
     pub(crate) fn channel(&self, i: usize) -> Channel {
@@ -409,6 +421,20 @@ fn server_config(node: NodeConfig, peer_port: u16, client_port: u16) -> ServerCo
         keepalive_timeout: Duration::from_secs(20),
         connections_max: 10_000,
     }
+}
+
+/// A call as one member makes it to another.
+pub(crate) fn peer_request<T>(cluster: u64, from: u64, to: u64, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    for (name, value) in [
+        ("keelson-cluster-id", format!("{cluster:x}")),
+        ("keelson-from", format!("{from:x}")),
+        ("keelson-to", format!("{to:x}")),
+        ("keelson-protocol", "1".to_owned()),
+    ] {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    request
 }
 
 fn channel(address: SocketAddr) -> Channel {
@@ -604,13 +630,13 @@ pub(crate) fn op(request: impl Into<Op>) -> RequestOp {
 }
 
 /// An operation of a transaction.
-pub(crate) struct Op(Request);
+pub(crate) struct Op(request_op::Request);
 
 macro_rules! op_from {
     ($type:ident, $variant:ident) => {
         impl From<keelson_proto::etcdserverpb::$type> for Op {
             fn from(request: keelson_proto::etcdserverpb::$type) -> Self {
-                Self(Request::$variant(request))
+                Self(request_op::Request::$variant(request))
             }
         }
     };

@@ -21,6 +21,7 @@ use super::backend::{Backend, PURGE_SLICE_KEYS_MAX, Reader};
 use super::error::WalError;
 use super::frame::{self, Frame, Kind, Packing};
 use super::sled_check;
+use super::sled_threads;
 
 /// sled's segment: larger pages than a quarter of it would become blobs.
 const SEGMENT_BYTES: usize = 8 << 20;
@@ -90,13 +91,14 @@ impl SledBackend {
     /// Anything rules R6–R9 refuse; damage is cut and reported in [`Recovered::cut`] instead.
     pub(super) fn open(dir: &Path, unsafe_no_fsync: bool) -> Result<(Self, Recovered), WalError> {
         sled_check::prepare(dir)?;
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(CLEAN_INTERVAL_MS))
-            .mode(sled::Mode::HighThroughput)
-            .open()?;
+            .mode(sled::Mode::HighThroughput);
+        let db = sled_threads::on_batch_thread(|| config.open())
+            .map_err(|error| WalError::io("starting the log database's threads", error))??;
         let log = db.open_tree("log")?;
         let meta = db.open_tree("meta")?;
         db.flush()?;
@@ -310,8 +312,8 @@ impl Backend for SledBackend {
     fn sync(&mut self) -> Result<(), WalError> {
         self.db.flush()?;
         match &self.sync_file {
-            Some(file) => file
-                .sync_data()
+            Some(file) => reserve_segment(file)
+                .and_then(|()| file.sync_data())
                 .map_err(|error| WalError::io("fdatasync of the log database", error)),
             None => Ok(()),
         }
@@ -322,6 +324,20 @@ impl Backend for SledBackend {
             log: self.log.clone(),
         })
     }
+}
+
+/// Reserves the rest of the segment that sled is filling at the end of its file: a file that grows
+/// with each write needs its inode written by each sync, which takes a quarter longer. sled itself
+/// leaves the file like this whenever a segment is full. Without effect if there is no room, or if
+/// the file system cannot reserve: writes do without, or say so.
+fn reserve_segment(file: &File) -> std::io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let len = file.metadata()?.len();
+    let missing = len.next_multiple_of(SEGMENT_BYTES as u64) - len;
+    if missing > 0 && fallocate(file, FallocateFlags::empty(), len, missing).is_err() {
+        tracing::debug!(len, missing, "no space reserved for the log");
+    }
+    Ok(())
 }
 
 impl SledBackend {

@@ -154,3 +154,26 @@ fn a_second_open_of_the_same_directory_fails() {
         Err(WalError::Sled(_))
     ));
 }
+
+#[test]
+fn the_file_grows_by_segments_and_is_recovered_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_file = dir.path().join(sled_check::DATA_FILE);
+    let segment = SEGMENT_BYTES as u64;
+    let mut lens = Vec::new();
+    for round in 0..4 {
+        let (mut backend, recovered) = SledBackend::open(dir.path(), false).unwrap();
+        let first = 70 * round;
+        assert_eq!(recovered.last.map_or(0, |last| last.index + 1), first);
+        assert_eq!(recovered.cut, None);
+        for index in first..first + 70 {
+            backend.append(&[entry(index, 60_000)], None).unwrap();
+            backend.sync().unwrap();
+            let len = fs::metadata(&data_file).unwrap().len();
+            assert_eq!(len % segment, 0, "entry {index}");
+            lens.push(len);
+        }
+    }
+    lens.dedup();
+    assert_eq!(lens[..2], [segment, 2 * segment]);
+}
