@@ -195,7 +195,7 @@ impl Server {
 
     /// Stops: hands over leadership, closes clients, stops the node.
     pub async fn stop(self) {
-        self.node.hand_over().await;
+        let _handed_over = self.node.hand_over().await;
         self.node.end_streams();
         self.stop_clients.cancel();
         self.connections.close();

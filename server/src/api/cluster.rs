@@ -89,7 +89,9 @@ impl cluster_server::Cluster for ClusterService {
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
         let change = Change::Remove(request.get_ref().id);
-        let (_, members) = self.change(change).await?;
+        let (id, mut members) = self.change(change).await?;
+        // This member itself does not hear that it is gone.
+        members.retain(|member| member.id != id);
         Ok(Response::new(MemberRemoveResponse {
             header: self.header(),
             members,

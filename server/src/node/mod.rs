@@ -113,6 +113,7 @@ pub struct Node {
     streams_ended: CancellationToken,
     stopping: CancellationToken,
     peers_stopping: CancellationToken,
+    peer_ports: tokio_util::task::TaskTracker,
     intake_closed: AtomicBool,
     /// What ends after everything else.
     runtime: start::Runtime,

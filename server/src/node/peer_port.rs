@@ -68,7 +68,7 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
             },
         );
         let stop = node.peers_stopping.clone();
-        tokio::spawn(serve(
+        node.peer_ports.spawn(serve(
             listener,
             service,
             options.clone(),

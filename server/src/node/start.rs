@@ -473,6 +473,7 @@ async fn open(
         streams_ended: CancellationToken::new(),
         stopping: CancellationToken::new(),
         peers_stopping: CancellationToken::new(),
+        peer_ports: tokio_util::task::TaskTracker::new(),
         intake_closed: AtomicBool::new(false),
         runtime,
         config,

@@ -14,15 +14,18 @@ use super::error::NodeError;
 
 /// How long one voter may take to take over before the next one is asked.
 const TRANSFER_WAIT: Duration = Duration::from_millis(150);
+/// How long the peer ports may take to close; they do at once.
+const PORTS_GRACE: Duration = Duration::from_secs(1);
 /// How long all of them together may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Hands leadership to a voter that is up to date, if this member leads others.
-    pub async fn hand_over(&self) {
+    /// Hands leadership to a voter that is up to date, if this member leads others. Whether that came
+    /// about.
+    pub async fn hand_over(&self) -> bool {
         let local = self.status.member_id();
         if !self.raft.is_leader() {
-            return;
+            return false;
         }
         let candidates = self.transfer_candidates();
         if candidates.is_empty() {
@@ -30,7 +33,7 @@ impl Node {
                 "local-member-id" = format!("{local:x}"),
                 "skipped leadership transfer for single voting member cluster"
             );
-            return;
+            return false;
         }
         let deadline = Instant::now() + TRANSFER_TIMEOUT;
         for target in candidates {
@@ -51,10 +54,11 @@ impl Node {
                     took = ?began.elapsed(),
                     "leadership transfer finished"
                 );
-                return;
+                return true;
             }
         }
-        tracing::warn!("leadership transfer did not complete; stopping anyway");
+        tracing::warn!("leadership transfer did not complete; going on without");
+        false
     }
 
     /// Makes another voter lead; returns when it does (contract 2.10).
@@ -125,6 +129,9 @@ impl Node {
             tracing::warn!(error = %error, "raft did not stop cleanly");
         }
         self.peers_stopping.cancel();
+        // Whoever starts a member in this one's place finds the ports free.
+        self.peer_ports.close();
+        drop(tokio::time::timeout(PORTS_GRACE, self.peer_ports.wait()).await);
         // `shutdown` returns while apply may still run (openraft-notes 8): the lock waits for it.
         drop(self.state.state.lock());
         let (keeper, log) = (self.keeper.clone(), self.runtime.log.clone());

@@ -113,6 +113,22 @@ impl Member {
     }
 }
 
+impl Drop for Cluster {
+    /// Stops what still runs: a checkpoint into a directory that is gone ends the process.
+    fn drop(&mut self) {
+        let nodes: Vec<_> = self
+            .members
+            .iter_mut()
+            .filter_map(|member| member.server.take())
+            .map(|server| Arc::clone(server.node()).stop())
+            .collect();
+        let stopping = async {
+            drop(tokio::time::timeout(DEADLINE, join_all(nodes)).await);
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(stopping));
+    }
+}
+
 /// Members in this process.
 pub(crate) struct Cluster {
     members: Vec<Member>,

@@ -47,8 +47,12 @@ impl Node {
     pub async fn change_members(&self, change: member_change::Change) -> Result<u64, NodeError> {
         let began = tokio::time::Instant::now();
         let changed = async {
+            let leaves = matches!(change, member_change::Change::Remove(id) if id == self.status.member_id());
             let changed = self.change_somewhere(change).await?;
-            self.status.applied().wait(changed.index).await;
+            // The log that says that this member is removed no longer reaches it.
+            if !leaves {
+                self.status.applied().wait(changed.index).await;
+            }
             Ok(changed.id)
         };
         match tokio::time::timeout(self.config.request_timeout(), changed).await {
@@ -136,6 +140,10 @@ impl Node {
             };
             (judged?, [unchanged])
         };
+        if *change == Change::Remove(self.status.member_id()) && self.hand_over().await {
+            // The next leader removes this member: nobody waits for an election.
+            return Err(Attempt::Failed(ProposeError::Definite(Error::NotLeader)));
+        }
         let appended = match step {
             Step::Append(membership) => {
                 let payload = EntryPayload::Blank;
