@@ -44,6 +44,17 @@ fn refuse_learner(node: &Node) -> Result<(), Status> {
 /// As [`check`].
 pub fn check_stream(node: &Arc<Node>, metadata: &MetadataMap) -> Result<LeaderGuard, Status> {
     refuse_learner(node)?;
+    check_stream_anywhere(node, metadata)
+}
+
+/// As [`check_stream`], for what learners serve too.
+///
+/// # Errors
+/// NoLeader, InvalidClientAPIVersion.
+pub fn check_stream_anywhere(
+    node: &Arc<Node>,
+    metadata: &MetadataMap,
+) -> Result<LeaderGuard, Status> {
     let required = requires_leader(node, metadata)?;
     let next_check = Instant::now() + node.config().election_timeout;
     Ok(LeaderGuard {
