@@ -8,6 +8,7 @@
 //! | [`transport`] | bound addresses, connections, HTTP/1 and HTTP/2 on one port |
 //! | [`process`] | the program: arguments, logger, data directory, signals, exit code |
 //! | [`config`] | flags, environment, config file |
+//! | [`offline`] | work on data directories that no server uses |
 //! | [`logging`] | etcd's log lines |
 //! | [`metrics`] | the metrics page |
 //! | [`raft`] | openraft with Keelson's log, state machine and peer protocol |
@@ -19,6 +20,7 @@ pub mod config;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod offline;
 pub mod process;
 pub mod raft;
 pub mod server;

@@ -1,4 +1,4 @@
-//! The Maintenance service (contract 2.10). Snapshot and Downgrade are not there yet.
+//! The Maintenance service (contract 2.10). Downgrade is not there yet.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use openraft::LogIdOptionExt as _;
 use tonic::{Request, Response, Status};
 
 use super::header::Header;
-use super::{metadata, unsupported};
+use super::{metadata, snapshot, unsupported};
 use crate::node::Node;
 use crate::node::error::NodeError;
 
@@ -161,9 +161,11 @@ impl maintenance_server::Maintenance for MaintenanceService {
 
     async fn snapshot(
         &self,
-        _request: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<Snapshots>, Status> {
-        unsupported("Snapshot")
+        let guard = metadata::check_stream(&self.node, request.metadata())?;
+        let file = self.node.snapshot_file().await?;
+        Ok(Response::new(Box::pin(snapshot::stream(file, guard))))
     }
 
     async fn move_leader(

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod maintenance;
 pub mod metadata;
 pub mod services;
+mod snapshot;
 mod too_large;
 pub mod validate;
 pub mod watch;

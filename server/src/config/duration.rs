@@ -18,7 +18,7 @@ const UNITS: [(&str, u64); 8] = [
 ///
 /// # Errors
 /// With Go's text for a malformed duration.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     if text == "0" || text == "+0" || text == "-0" {
         return Ok(Duration::ZERO);

@@ -28,7 +28,7 @@ mod url;
 mod validate;
 mod value;
 
-pub use duration::GoDuration;
+pub use duration::{GoDuration, parse as parse_duration};
 pub use gates::{Gates, Stage};
 pub use initial_cluster::InitialCluster;
 pub use load::{Invocation, LoadError, Loaded, Notice, load};
@@ -41,3 +41,4 @@ pub(crate) use server::RESERVED_DESCRIPTORS;
 pub use settings::{Settings, Source};
 pub use url::{Scheme, Url, join as join_urls};
 pub use validate::Problem;
+pub(crate) use validate::mismatch;

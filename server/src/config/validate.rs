@@ -357,7 +357,8 @@ pub(super) fn default_of(name: &str) -> super::value::Value {
     super::settings::Settings::default().value(name)
 }
 
-fn mismatch(name: &str, urls: &[Url], advertised: &[Url]) -> String {
+/// Why a member's URLs in `--initial-cluster` are not those that it advertises.
+pub(crate) fn mismatch(name: &str, urls: &[Url], advertised: &[Url]) -> String {
     let with_name: Vec<String> = urls.iter().map(|url| format!("{name}={url}")).collect();
     let missing_from_advertised = urls.iter().any(|url| !advertised.contains(url));
     if missing_from_advertised {

@@ -92,7 +92,7 @@ impl Node {
         Ok(())
     }
 
-    async fn wait_for_keeper(
+    pub(super) async fn wait_for_keeper(
         &self,
         ask: impl FnOnce(keelson_state::store::Done),
     ) -> Result<(), NodeError> {

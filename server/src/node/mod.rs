@@ -9,6 +9,7 @@
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
+//! | [`snapshots`] | snapshot files for users |
 //! | [`membership`] | members come and go |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
@@ -55,6 +56,7 @@ mod probe;
 pub mod propose;
 pub mod quota;
 pub mod read_index;
+pub mod snapshots;
 pub mod start;
 pub mod status;
 pub mod stop;

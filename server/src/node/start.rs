@@ -338,6 +338,12 @@ async fn open(
         .await?
         .with_context(|| format!("cannot open the store in {}", directories.store.display()))?;
     state.set_cluster_id(identity.cluster_id);
+    if state.reader().auth_enabled() {
+        bail!(
+            "authentication is enabled in this data, which came from a snapshot, and this version \
+             cannot enforce it yet: refusing to serve it unprotected"
+        );
+    }
     check_continuity(&state, &runtime.log)?;
     if !matches!(origin, Origin::Restart) {
         // There is neither log nor store: whoever it was to be before, it was not.

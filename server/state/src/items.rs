@@ -9,6 +9,9 @@
 //! | `member/` id (8) | `keelsonpb.MemberAttributes` |
 //! | `removed/` id (8) | one byte, 1 |
 //! | `cluster-version` | text |
+//! | `auth/enabled` | one byte, 0 or 1 |
+//! | `auth/revision` | (8) |
+//! | `auth/user/` name, `auth/role/` name | `authpb.User`, `authpb.Role` |
 
 use bytes::Bytes;
 use keelson_proto::etcdserverpb::AlarmMember;
@@ -23,6 +26,16 @@ pub const MEMBER: &[u8] = b"member/";
 pub const REMOVED: &[u8] = b"removed/";
 /// The one item of the cluster version.
 pub const CLUSTER_VERSION: &[u8] = b"cluster-version";
+/// Of all that belongs to authentication.
+pub const AUTH: &[u8] = b"auth/";
+/// The one item that says whether authentication is on.
+pub const AUTH_ENABLED: &[u8] = b"auth/enabled";
+/// The one item of authentication's revision.
+pub const AUTH_REVISION: &[u8] = b"auth/revision";
+/// Of users, by name.
+pub const AUTH_USER: &[u8] = b"auth/user/";
+/// Of roles, by name.
+pub const AUTH_ROLE: &[u8] = b"auth/role/";
 
 /// A prefix and an id.
 pub(crate) fn with_id(prefix: &[u8], id: u64) -> Bytes {

@@ -17,11 +17,14 @@
 //! | [`lease`], [`alarm`], [`members`], [`quota`] | the small replicated tables and the db size |
 //! | [`reader`] | what requests read, from any thread |
 //! | [`store`] | records and items on disk, checkpoints |
+//! | [`bolt`], [`snapshot`] | etcd's snapshot files, written and read |
 
 #![forbid(unsafe_code)]
 
 pub mod alarm;
 pub mod apply;
+pub mod auth;
+pub mod bolt;
 pub mod counters;
 pub mod error;
 pub mod items;
@@ -31,5 +34,6 @@ pub mod mvcc;
 pub mod quota;
 pub mod reader;
 pub mod revision;
+pub mod snapshot;
 pub mod store;
 pub mod watch;

@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use keelson_proto::keelsonpb::MemberAttributes;
 use prost::Message as _;
+
+use crate::items;
 
 /// Published attributes by member id, ids that never return, and the cluster version.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,13 @@ impl Members {
 
     pub(crate) fn set_cluster_version(&mut self, version: &str) {
         self.cluster_version = Some(version.to_owned());
+    }
+
+    /// The state item of what a member has published.
+    #[must_use]
+    pub fn attributes_item(attributes: &MemberAttributes) -> (Bytes, Bytes) {
+        let key = items::with_id(items::MEMBER, attributes.member_id);
+        (key, attributes.encode_to_vec().into())
     }
 
     /// Bytes of the state items, for the db size.

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     alarm::Alarms,
+    auth::Auth,
     counters::{Counters, Operations},
     error::ApplyError,
     lease::{Lease, Leases},
@@ -51,6 +52,7 @@ pub(crate) struct Common {
     pub(crate) leases: RwLock<Leases>,
     pub(crate) alarms: RwLock<Alarms>,
     pub(crate) members: RwLock<Members>,
+    pub(crate) auth: RwLock<Auth>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) sizes: Sizes,
     pub(crate) kept_hashes: Mutex<KeptHashes>,
@@ -63,12 +65,14 @@ impl Common {
         leases: Leases,
         alarms: Alarms,
         members: Members,
+        auth: Auth,
     ) -> Self {
         Self {
             shared,
             leases: RwLock::new(leases),
             alarms: RwLock::new(alarms),
             members: RwLock::new(members),
+            auth: RwLock::new(auth),
             counters: Arc::default(),
             sizes: Sizes::default(),
             kept_hashes: Mutex::default(),
@@ -76,10 +80,11 @@ impl Common {
         }
     }
 
-    pub(crate) fn reset(&self, leases: Leases, alarms: Alarms, members: Members) {
+    pub(crate) fn reset(&self, leases: Leases, alarms: Alarms, members: Members, auth: Auth) {
         *self.leases.write() = leases;
         *self.alarms.write() = alarms;
         *self.members.write() = members;
+        *self.auth.write() = auth;
         self.kept_hashes.lock().clear();
         self.set_compaction_finished(NEVER_COMPACTED);
     }
@@ -388,6 +393,12 @@ impl Reader {
     /// Calls `read` with what members have published.
     pub fn members<T>(&self, read: impl FnOnce(&Members) -> T) -> T {
         read(&self.common.members.read())
+    }
+
+    /// Whether authentication is on.
+    #[must_use]
+    pub fn auth_enabled(&self) -> bool {
+        self.common.auth.read().enabled
     }
 
     /// The size that counts against the quota, in bytes (store-notes 7).

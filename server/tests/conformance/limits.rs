@@ -2,7 +2,7 @@
 
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
-    AlarmRequest, AuthStatusRequest, SnapshotRequest, auth_client::AuthClient,
+    AlarmRequest, AuthStatusRequest, DowngradeRequest, auth_client::AuthClient,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -89,7 +89,8 @@ async fn what_is_not_there_yet_says_so() {
     let status = auth.auth_status(AuthStatusRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     let mut maintenance = cluster.maintenance(0);
-    let status = maintenance.snapshot(SnapshotRequest {}).await.unwrap_err();
+    let request = DowngradeRequest::default();
+    let status = maintenance.downgrade(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
 }
 

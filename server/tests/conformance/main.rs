@@ -25,6 +25,7 @@ mod members;
 mod metrics;
 mod quota;
 mod range_stream;
+mod snapshot;
 mod support;
 mod txn;
 mod watch;

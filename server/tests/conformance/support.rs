@@ -259,6 +259,14 @@ impl Cluster {
         self.members[i].start().await
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn node_config(&self, i: usize) -> &NodeConfig {
+        &self.members[i].config.node
+    }
+
     /// Starts stopped members at the same time: one alone may be no quorum.
     pub(crate) async fn restart_together(&mut self, which: &[usize]) {
         let starting = self.members.iter_mut().enumerate();

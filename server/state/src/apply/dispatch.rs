@@ -22,6 +22,7 @@ use crate::{
     error::ApplyError,
     items,
     lease::{LEASE_TTL_SECONDS_MAX, Lease},
+    members::Members,
     mvcc::{
         range::header,
         txn::{self, Path},
@@ -182,8 +183,7 @@ impl State {
 
     fn member_attributes(&mut self, attributes: &MemberAttributes) -> Body {
         if self.common.members.write().publish(attributes) {
-            let key = items::with_id(items::MEMBER, attributes.member_id);
-            let value = attributes.encode_to_vec().into();
+            let (key, value) = Members::attributes_item(attributes);
             self.mvcc.store.put_state(key, value);
         }
         Body::Ready(Response::MemberAttributes)

@@ -1,10 +1,12 @@
 //! From what the store recovered to the tables in memory, at start and after an install.
 
+use bytes::Bytes;
 use keelson_proto::{etcdserverpb::AlarmMember, keelsonpb::MemberAttributes};
 use prost::Message as _;
 
 use crate::{
     alarm::Alarms,
+    auth::Auth,
     error::ApplyError,
     items,
     lease::{Lease, Leases},
@@ -25,6 +27,7 @@ pub(super) struct Tables {
     pub(super) leases: Leases,
     pub(super) alarms: Alarms,
     pub(super) members: Members,
+    pub(super) auth: Auth,
 }
 
 impl Tables {
@@ -46,18 +49,22 @@ impl Tables {
         Ok(tables)
     }
 
-    fn restore_item(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+    fn restore_item(&mut self, key: &[u8], value: &Bytes) -> Option<()> {
         if key.starts_with(items::LEASE) {
             self.leases.insert(Lease::from_item(key, value)?);
         } else if key.starts_with(items::ALARM) {
-            self.alarms.restore(&AlarmMember::decode(value).ok()?);
+            self.alarms
+                .restore(&AlarmMember::decode(value.as_ref()).ok()?);
         } else if key.starts_with(items::MEMBER) {
-            self.members.publish(&MemberAttributes::decode(value).ok()?);
+            self.members
+                .publish(&MemberAttributes::decode(value.as_ref()).ok()?);
         } else if key.starts_with(items::REMOVED) {
             self.members.remove(items::id_of(items::REMOVED, key)?);
         } else if key == items::CLUSTER_VERSION {
             self.members
                 .set_cluster_version(std::str::from_utf8(value).ok()?);
+        } else if key.starts_with(items::AUTH) {
+            self.auth.restore(key, value)?;
         } else {
             return None;
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
-use keelson_proto::keelsonpb::Command;
+use keelson_proto::{etcdserverpb::AlarmType, keelsonpb::Command};
 
 use super::{
     admit,
@@ -21,6 +21,7 @@ use crate::{
     },
     quota,
     reader::{Common, Reader},
+    snapshot::Export,
     store::{Disk, Frozen, Installed, KeeperHandle, Position, Recovered, Store, StoreOptions},
 };
 
@@ -66,6 +67,7 @@ impl State {
             tables.leases,
             tables.alarms,
             tables.members,
+            tables.auth,
         );
         let state = Self {
             mvcc,
@@ -178,6 +180,29 @@ impl State {
         self.mvcc.store.keeper()
     }
 
+    /// Takes what a snapshot file of this point holds. Between entries only; costs a copy of the
+    /// leases and of the garbage bits. A checkpoint of [`freeze`](Self::freeze) right after it lets
+    /// go of records in memory.
+    #[must_use]
+    pub fn export(&self) -> Export {
+        let revisions = self.mvcc.revisions;
+        let begun = self
+            .mvcc
+            .shared
+            .begin(|revisions| Ok::<_, std::convert::Infallible>(revisions.compact));
+        let Ok((view, _, pin)) = begun;
+        Export {
+            position: self.position(),
+            compaction_finished: self.mvcc.compactions.finished(),
+            leases: self.common.leases.read().iter().copied().collect(),
+            alarms: self.common.alarms.read().list(AlarmType::None.into()),
+            members: self.common.members.read().clone(),
+            auth: self.common.auth.read().clone(),
+            records: view.store.live_records(revisions.current),
+            pin,
+        }
+    }
+
     /// Memory of records that no checkpoint holds yet, in bytes.
     #[must_use]
     pub fn tail_bytes(&self) -> usize {
@@ -232,7 +257,7 @@ impl State {
         };
         self.mvcc.reset(index, revisions);
         self.common
-            .reset(tables.leases, tables.alarms, tables.members);
+            .reset(tables.leases, tables.alarms, tables.members, tables.auth);
         let position = position.unwrap_or_default();
         let cluster_id = self.position.cluster_id;
         self.position = position;
@@ -249,7 +274,8 @@ impl State {
     fn measure(&self) {
         let state_bytes = self.common.leases.read().len() as u64 * LEASE_ITEM_BYTES
             + self.common.alarms.read().state_bytes()
-            + self.common.members.read().state_bytes();
+            + self.common.members.read().state_bytes()
+            + self.common.auth.read().state_bytes();
         let in_use = quota::in_use_bytes(self.mvcc.index.cost_bytes(), state_bytes);
         let sizes = &self.common.sizes;
         sizes.in_use.store(in_use, Relaxed);

@@ -128,6 +128,17 @@ pub fn key(record: &Bytes) -> Result<Bytes, ApplyError> {
     }
 }
 
+/// The key of a record that is borrowed; `None` for bytes that are no record.
+pub(crate) fn key_bytes(record: &[u8]) -> Option<&[u8]> {
+    let mut rest = match record.split_first() {
+        None => return Some(&[]),
+        Some((&KEY_TAG, rest)) => rest,
+        Some(_) => return None,
+    };
+    let len = decode_varint(&mut rest).ok()?;
+    rest.get(..usize::try_from(len).ok()?)
+}
+
 /// The value of a record.
 ///
 /// # Errors

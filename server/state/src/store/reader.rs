@@ -54,6 +54,10 @@ impl StoreReader {
         StoreReader { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The bytes of a record.
     pub fn read(&self, revision: Revision) -> Result<Bytes, StoreError> {
         let table = self.shared.table.load();

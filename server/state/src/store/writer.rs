@@ -220,6 +220,11 @@ impl Store {
             .sum()
     }
 
+    /// Memory of records appended since the last freeze, in bytes.
+    pub(crate) fn part_bytes(&self) -> usize {
+        self.shared.table.load().tail.bytes()
+    }
+
     /// Takes everything that a checkpoint at `position` consists of. Call between commands.
     pub fn freeze(&mut self, position: Position) -> Frozen {
         let _swap = self.shared.swap.lock();

@@ -228,10 +228,19 @@ pub fn refused<T>(result: Result<T, keelson_state::error::ApplyError>) -> Result
 }
 
 fn open(dir: &TempDir, sink: Sink) -> State {
+    open_with(dir.path(), sink)
+}
+
+/// A state whose store lies in `dir`.
+pub fn open_at(dir: &std::path::Path) -> State {
+    open_with(dir, Sink::default())
+}
+
+fn open_with(dir: &std::path::Path, sink: Sink) -> State {
     let options = StateOptions {
         store: StoreOptions {
             keeper_thread: false,
-            ..StoreOptions::new(dir.path().join("store"))
+            ..StoreOptions::new(dir.join("store"))
         },
         disk: Arc::new(RealDisk),
         sink: Box::new(sink),

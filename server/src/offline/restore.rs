@@ -1,0 +1,354 @@
+//! `snapshot restore`: a snapshot file made into a data directory of a new cluster (contract 8.4).
+//!
+//! ```text
+//! <data-dir>.restoring   identity, store, log: written and synced
+//! rename                 the directory appears whole
+//! ```
+//!
+//! Until the rename there is nothing at the target that a server would start on; what an attempt
+//! left behind is removed by the next one. The log begins behind entry (1, number of members),
+//! which stands for the whole snapshot on every member that is restored from it; so members that
+//! are restored with the same file and the same cluster agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use keelson_proto::keelsonpb::MemberAttributes;
+use keelson_state::bolt::{BoltFile, Trust};
+use keelson_state::members::Members;
+use keelson_state::snapshot::{self, Content, Placement};
+use keelson_state::store::{RealDisk, StoreOptions};
+use prost::Message as _;
+
+use crate::config::{InitialCluster, Url, mismatch, same_addresses};
+use crate::process::DataDir;
+use crate::raft::bootstrap;
+use crate::raft::codec;
+use crate::raft::identity::Identity;
+use crate::raft::types::{LogId, Membership, Node, StoredMembership, Vote};
+use crate::raft::wal::{LogPosition, WalError, WalOptions, open_sled};
+
+/// The term of the entry that a restored state stands for; the first election is in the next.
+const TERM: u64 = 1;
+/// Where a directory is built before it gets its name.
+const UNFINISHED: &str = "restoring";
+
+/// The flags of `snapshot restore`, with etcdutl's defaults.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// The snapshot file.
+    pub file: PathBuf,
+    /// The data directory to make. Default: `<name>.etcd`.
+    pub data_dir: Option<PathBuf>,
+    /// The log's directory. Default: within the data directory.
+    pub wal_dir: Option<PathBuf>,
+    /// This member's name.
+    pub name: String,
+    /// All members of the new cluster.
+    pub initial_cluster: String,
+    /// Goes into the new ids.
+    pub initial_cluster_token: String,
+    /// This member's peer URLs.
+    pub initial_advertise_peer_urls: String,
+    /// Whether the hash at the file's end is not looked at.
+    pub skip_hash_check: bool,
+    /// Revisions to skip, after which all before are compacted; 0 for none.
+    pub bump_revision: u64,
+}
+
+/// Where a restore wrote, and what it found.
+pub struct Restored {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// What the file held beside its records.
+    pub content: Content,
+}
+
+/// Makes a data directory of a snapshot file.
+///
+/// # Errors
+/// With etcdutl's texts; the target is then as it was.
+pub fn restore(options: &RestoreOptions) -> Result<Restored> {
+    let data_dir = options
+        .data_dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("{}.etcd", options.name)));
+    let members = members(options)?;
+    if !is_absent_or_empty(&data_dir) {
+        bail!(
+            "data-dir {:?} not empty or could not be read",
+            data_dir.display().to_string()
+        );
+    }
+    if let Some(wal_dir) = &options.wal_dir
+        && wal_dir.exists()
+    {
+        bail!("wal-dir {:?} exists", wal_dir.display().to_string());
+    }
+    let shown = data_dir.display().to_string();
+    let file = options.file.display().to_string();
+    tracing::info!(path = file, "data-dir" = shown, "restoring snapshot");
+    let trust = if options.skip_hash_check {
+        Trust::Nothing
+    } else {
+        Trust::Hash
+    };
+    let opened = File::open(&options.file)
+        .map_err(|error| anyhow!("open {file}: {}", without_number(&error)))?;
+    let opened = BoltFile::open(opened, file.clone(), trust)?;
+
+    let unfinished = Unfinished::create(&data_dir, options.wal_dir.as_deref())?;
+    let content = unfinished.fill(options, &members, &opened)?;
+    for warning in &content.warnings {
+        tracing::warn!("{warning}");
+    }
+    if content.auth.enabled {
+        tracing::warn!(
+            "authentication is enabled in the snapshot, which this version cannot enforce yet: \
+             a server refuses to start on this data directory"
+        );
+    }
+    unfinished.finish(&data_dir, options.wal_dir.as_deref())?;
+    tracing::info!(
+        path = file,
+        "data-dir" = shown,
+        revision = content.revision,
+        "compact-revision" = content.compact_revision,
+        records = content.records,
+        "restored snapshot"
+    );
+    Ok(Restored { data_dir, content })
+}
+
+/// The members of the new cluster by id, with the checks of a bootstrap.
+fn members(options: &RestoreOptions) -> Result<BTreeMap<u64, (String, Vec<String>)>> {
+    let parse = |error: String| anyhow!(error);
+    let advertised = Url::parse_list(&options.initial_advertise_peer_urls).map_err(parse)?;
+    let cluster = InitialCluster::parse(&options.initial_cluster).map_err(parse)?;
+    if cluster.is_empty() {
+        let text = &options.initial_cluster;
+        bail!("--initial-cluster={text} names no member");
+    }
+    if cluster.repeats_url() {
+        bail!("initial cluster {cluster} has duplicate url");
+    }
+    let name = &options.name;
+    let Some(urls) = cluster.urls(name) else {
+        bail!("couldn't find local name {name:?} in the initial cluster configuration");
+    };
+    if urls != advertised && !same_addresses(urls, &advertised) {
+        bail!(mismatch(name, urls, &advertised));
+    }
+    let named = cluster.members().map(|(name, urls)| {
+        let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+        (name, urls)
+    });
+    let members = bootstrap::members(named, &options.initial_cluster_token);
+    let owned = members
+        .into_iter()
+        .map(|(id, (name, urls))| (id, (name.to_owned(), urls)));
+    Ok(owned.collect())
+}
+
+/// A data directory that nobody sees yet.
+struct Unfinished {
+    path: PathBuf,
+    wal: PathBuf,
+    /// Keeps a second restore away.
+    _lock: DataDir,
+}
+
+impl Unfinished {
+    fn create(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Self> {
+        let path = beside(data_dir)?;
+        let wal = match wal_dir {
+            Some(wal_dir) => beside(wal_dir)?,
+            None => path.join("member").join("wal"),
+        };
+        let lock = DataDir::open(&path)?;
+        for entry in std::fs::read_dir(&path)? {
+            let entry = entry?;
+            if entry.file_name() != "lock" {
+                remove(&entry.path())?;
+            }
+        }
+        if wal_dir.is_some() {
+            remove(&wal)?;
+        }
+        for directory in [path.join("member"), wal.clone()] {
+            use std::os::unix::fs::DirBuilderExt as _;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        Ok(Self {
+            path,
+            wal,
+            _lock: lock,
+        })
+    }
+
+    fn fill(
+        &self,
+        options: &RestoreOptions,
+        members: &BTreeMap<u64, (String, Vec<String>)>,
+        file: &BoltFile<File>,
+    ) -> Result<Content> {
+        let cluster_id = bootstrap::cluster_id(members.keys().copied());
+        let local = members.iter().find(|(_, (name, _))| *name == options.name);
+        let member_id = *local.context("this member is not in the cluster")?.0;
+        let index = members.len() as u64;
+        let membership = stored_membership(members, index)?;
+        let named = |(id, (name, _)): (&u64, &(String, Vec<String>))| {
+            Members::attributes_item(&MemberAttributes {
+                member_id: *id,
+                name: name.clone(),
+                client_urls: Vec::new(),
+            })
+        };
+        let member = self.path.join("member");
+        let placement = Placement {
+            cluster_id,
+            applied_term: TERM,
+            applied_index: index,
+            membership: codec::stored_membership_to_proto(&membership)
+                .encode_to_vec()
+                .into(),
+            items: members.iter().map(named).collect(),
+            bump_revision: i64::try_from(options.bump_revision)
+                .map_err(|_| anyhow!("--bump-revision is too large"))?,
+        };
+        let store = StoreOptions::new(member.join("store"));
+        let content = snapshot::restore(file, store, Arc::new(RealDisk), placement)?;
+        write_log(&self.wal, index, member_id)?;
+        let identity = Identity {
+            member_id,
+            cluster_id,
+        };
+        identity.write(&member)?;
+        for (id, (name, urls)) in members {
+            tracing::info!(
+                "cluster-id" = format!("{cluster_id:x}"),
+                "local-member-id" = format!("{member_id:x}"),
+                "added-peer-id" = format!("{id:x}"),
+                "json:added-peer-peer-urls" = crate::logging::list(urls),
+                "added-peer-name" = name,
+                "added member"
+            );
+        }
+        Ok(content)
+    }
+
+    /// The log first: a data directory without its log would not start, but the other way round
+    /// nothing is seen.
+    fn finish(self, data_dir: &Path, wal_dir: Option<&Path>) -> Result<()> {
+        sync(&self.path.join("member"))?;
+        sync(&self.path)?;
+        if let Some(wal_dir) = wal_dir {
+            sync(&self.wal)?;
+            publish(&self.wal, wal_dir)?;
+        }
+        publish(&self.path, data_dir)
+    }
+}
+
+fn publish(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to)
+        .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))?;
+    sync(&parent(to))
+}
+
+fn stored_membership(
+    members: &BTreeMap<u64, (String, Vec<String>)>,
+    index: u64,
+) -> Result<StoredMembership> {
+    let voters: BTreeSet<u64> = members.keys().copied().collect();
+    let node = |(id, (_, peer_urls)): (&u64, &(String, Vec<String>))| {
+        let node = Node {
+            peer_urls: peer_urls.clone(),
+            pending_voter: false,
+        };
+        (*id, node)
+    };
+    let nodes: BTreeMap<u64, Node> = members.iter().map(node).collect();
+    let membership = Membership::new(vec![voters], nodes).context("impossible cluster")?;
+    let log_id = LogId::new(TERM.into(), index);
+    Ok(StoredMembership::new(Some(log_id), membership))
+}
+
+/// A log that begins behind the entry that the state stands for, with a vote in its term.
+fn write_log(directory: &Path, index: u64, member_id: u64) -> Result<()> {
+    let log = open_sled(directory, WalOptions::default())
+        .with_context(|| format!("cannot make the log in {}", directory.display()))?;
+    let vote = codec::vote_to_proto(&Vote::new(TERM, member_id)).encode_to_vec();
+    wait(|done| log.save_vote(vote.into(), done))?;
+    let position = LogPosition { term: TERM, index };
+    wait(|done| log.purge_to(position, done))?;
+    log.close().context("cannot close the log")
+}
+
+fn wait(ask: impl FnOnce(crate::raft::wal::Done)) -> Result<()> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    ask(Box::new(move |result: Result<(), WalError>| {
+        drop(sender.send(result))
+    }));
+    receiver
+        .recv()
+        .context("the log has ended")?
+        .context("cannot write the log")
+}
+
+fn is_absent_or_empty(directory: &Path) -> bool {
+    match std::fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn beside(directory: &Path) -> Result<PathBuf> {
+    let name = directory
+        .file_name()
+        .with_context(|| format!("{} names no directory", directory.display()))?;
+    let mut name = name.to_owned();
+    name.push(".");
+    name.push(UNFINISHED);
+    Ok(directory.with_file_name(name))
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn sync(directory: &Path) -> Result<()> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("cannot sync {}", directory.display()))
+}
+
+/// The system's words without Rust's number behind them, as etcd shows them.
+#[must_use]
+pub fn without_number(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(characters).collect()
+}
