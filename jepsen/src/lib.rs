@@ -5,7 +5,8 @@
 //! | [`disk`] | an ext4 file system of its own, whose power can be cut |
 //! | [`server`] | server processes: start, kill -9, stop |
 //! | [`load`] | writers that remember what was acknowledged, and the check |
-//! | [`rounds`] | the two experiments: power cuts and kills |
+//! | [`rounds`] | two experiments: power cuts and kills |
+//! | [`full_disk`] | a third: a member's disk fills up |
 //!
 //! Everything is bounded in count and time, listens on loopback, and ends only what it started.
 
@@ -13,6 +14,7 @@
 
 pub mod churn;
 pub mod disk;
+pub mod full_disk;
 pub mod load;
 pub mod rounds;
 pub mod server;

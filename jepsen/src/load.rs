@@ -119,12 +119,17 @@ impl Load {
                 }
             }
         }
-        tally.acknowledged = self
-            .sequences
+        tally.acknowledged = self.acknowledged();
+        Ok(tally)
+    }
+
+    /// Writes that were acknowledged so far.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.sequences
             .iter()
             .map(|sequence| sequence.acknowledged.load(Ordering::SeqCst))
-            .sum();
-        Ok(tally)
+            .sum()
     }
 }
 

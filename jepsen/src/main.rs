@@ -1,10 +1,11 @@
-//! Cuts the power of members, or kills them, and checks that nothing acknowledged was lost.
+//! Cuts the power of members, kills them, or fills their disk, and checks that nothing acknowledged was lost.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
+use keelson_jepsen::full_disk;
 use keelson_jepsen::rounds::{Fault, Plan, run};
 
 /// Faults against real processes on real disks.
@@ -35,6 +36,8 @@ enum FaultName {
     PowerCut,
     /// kill -9.
     Kill,
+    /// Fill the ext4 loop file system of one member (needs root).
+    FullDisk,
     /// Members are added and removed, and killed meanwhile.
     Churn,
 }
@@ -50,9 +53,10 @@ async fn main() -> Result<()> {
             .join("keelson"),
     };
     let fault = match arguments.fault {
-        FaultName::PowerCut => Fault::PowerCut,
-        FaultName::Kill => Fault::Kill,
-        FaultName::Churn => Fault::Churn,
+        FaultName::PowerCut => Some(Fault::PowerCut),
+        FaultName::Kill => Some(Fault::Kill),
+        FaultName::Churn => Some(Fault::Churn),
+        FaultName::FullDisk => None,
     };
     let mut faults = 0;
     for &members in &arguments.members {
@@ -65,8 +69,11 @@ async fn main() -> Result<()> {
                 rounds: arguments.rounds,
             };
             let began = Instant::now();
-            let tally = run(&plan, fault)
-                .await
+            let tally = match fault {
+                Some(fault) => run(&plan, fault).await,
+                None => full_disk::run(&plan).await,
+            };
+            let tally = tally
                 .with_context(|| format!("{members} members, values of {value_bytes} bytes"))?;
             faults += arguments.rounds;
             println!(

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -28,6 +28,8 @@ struct Member {
     name: String,
     client: String,
     peer: String,
+    /// The parent of its data directory, if that is not the cluster's.
+    directory: Option<PathBuf>,
     /// `--initial-cluster` of a member that joins the others; none for those that bootstrap.
     joins: Option<String>,
     process: Option<Child>,
@@ -48,6 +50,7 @@ impl Cluster {
                 name: format!("m{place}"),
                 client: format!("http://127.0.0.1:{client}"),
                 peer: format!("http://127.0.0.1:{peer}"),
+                directory: None,
                 joins: None,
                 process: None,
             });
@@ -60,6 +63,39 @@ impl Cluster {
                 .iter()
                 .map(|&argument| argument.to_owned())
                 .collect(),
+        })
+    }
+
+    /// Puts the data of a member that was never started elsewhere.
+    pub fn place_on(&mut self, place: usize, directory: &Path) {
+        if let Some(member) = self.members.get_mut(place) {
+            member.directory = Some(directory.to_owned());
+        }
+    }
+
+    /// Waits until a member ends by itself.
+    ///
+    /// # Errors
+    /// When it goes on for longer.
+    pub async fn wait_ended(&mut self, place: usize, within: Duration) -> Result<ExitStatus> {
+        let member = self.members.get_mut(place).context("no such member")?;
+        let mut process = member.process.take().context("it does not run")?;
+        match tokio::time::timeout(within, process.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => {
+                process.kill().await.context("kill -9")?;
+                let log = last_lines(&self.directory, &member.name);
+                bail!("{} goes on after {within:?}:\n{log}", member.name)
+            }
+        }
+    }
+
+    /// The last lines of a member's log.
+    #[must_use]
+    pub fn last_lines(&self, place: usize) -> String {
+        let member = self.members.get(place);
+        member.map_or_else(String::new, |member| {
+            last_lines(&self.directory, &member.name)
         })
     }
 
@@ -80,6 +116,7 @@ impl Cluster {
             name: name.to_owned(),
             client: format!("http://127.0.0.1:{client}"),
             peer: peer.clone(),
+            directory: None,
             joins: Some(cluster),
             process: None,
         });
@@ -252,10 +289,11 @@ fn spawn(
         .create(true)
         .append(true)
         .open(log_path(directory, &member.name))?;
+    let data = member.directory.as_deref().unwrap_or(directory);
     Command::new(program)
         .args(["--name", &member.name])
         .arg("--data-dir")
-        .arg(directory.join(&member.name))
+        .arg(data.join(&member.name))
         .args(["--listen-client-urls", &member.client])
         .args(["--advertise-client-urls", &member.client])
         .args(["--listen-peer-urls", &member.peer])

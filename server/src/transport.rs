@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +30,12 @@ use tower::Service;
 
 use self::batch::{Batched, Flushing};
 
+/// What tells HTTP/1 from HTTP/2, or a TLS handshake, must be there within this time (contract 10.3):
+/// a connection that says nothing would keep its place among the connections for ever.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many bytes tell the protocol: the length of HTTP/2's preface, less than any HTTP/1 request with
+/// a host.
+const OPENING_BYTES: usize = 24;
 /// A connection's HTTP/1 header must be there within this time (contract 6.1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bytes a stream buffers towards a slow client.
@@ -101,17 +108,11 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Connection {
-                    transport: Transport::Tcp(stream),
-                    peer: Some(peer),
-                })
+                Ok(Connection::new(Stream::Tcp(stream), Some(peer)))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Connection {
-                    transport: Transport::Unix(stream),
-                    peer: None,
-                })
+                Ok(Connection::new(Stream::Unix(stream), None))
             }
         }
     }
@@ -129,10 +130,54 @@ impl Drop for Listener {
 struct Connection {
     transport: Transport,
     peer: Option<SocketAddr>,
+    opening: Arc<Opening>,
 }
 
-/// The bytes of a connection.
-enum Transport {
+impl Connection {
+    fn new(stream: Stream, peer: Option<SocketAddr>) -> Self {
+        let opening = Arc::new(Opening::default());
+        let transport = Transport {
+            stream,
+            opening: Arc::clone(&opening),
+            is_open: false,
+        };
+        Self {
+            transport,
+            peer,
+            opening,
+        }
+    }
+}
+
+/// How much of a connection's opening has arrived.
+#[derive(Default)]
+struct Opening {
+    bytes: AtomicUsize,
+}
+
+impl Opening {
+    /// Ends only if the connection has not said within the time what it speaks. Asked again and
+    /// again while the connection works, so it looks at the timer only before.
+    async fn failed(&self) {
+        let mut deadline = std::pin::pin!(tokio::time::sleep(OPENING_TIMEOUT));
+        std::future::poll_fn(|cx| {
+            if self.bytes.load(Ordering::Relaxed) >= OPENING_BYTES {
+                return Poll::Pending;
+            }
+            deadline.as_mut().poll(cx)
+        })
+        .await;
+    }
+}
+
+/// The bytes of a connection, counted until its protocol is known.
+struct Transport {
+    stream: Stream,
+    opening: Arc<Opening>,
+    is_open: bool,
+}
+
+enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -143,10 +188,18 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        let transport = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut transport.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if !transport.is_open {
+            let bytes = buf.filled().len() - before;
+            let known = transport.opening.bytes.fetch_add(bytes, Ordering::Relaxed);
+            transport.is_open = known + bytes >= OPENING_BYTES;
         }
+        read
     }
 }
 
@@ -156,9 +209,9 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -167,9 +220,9 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -178,16 +231,16 @@ impl AsyncWrite for Transport {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -263,12 +316,16 @@ pub async fn serve<S>(
         let (builder, stop, grace) = (Arc::clone(&builder), stop.clone(), options.grace);
         tracker.spawn(async move {
             let _permit = permit;
-            let peer = connection.peer;
+            let (peer, opening) = (connection.peer, connection.opening);
             let io = Batched::new(connection.transport);
             let serving = builder.serve_connection(TokioIo::new(io.clone()), service);
             let mut serving = Flushing::new(serving, io);
             let result = tokio::select! {
                 result = &mut serving => result,
+                () = opening.failed() => {
+                    tracing::debug!(remote = ?peer, "connection closed: it never said what it speaks");
+                    Ok(())
+                }
                 () = stop.cancelled() => {
                     serving.connection().graceful_shutdown();
                     // Streams that do not end by themselves end with the connection.
@@ -366,4 +423,66 @@ pub fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, content_type);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn options(connections: usize) -> ServeOptions {
+        ServeOptions {
+            max_concurrent_streams: 1,
+            stream_window_bytes: 1 << 16,
+            connection_window_bytes: 1 << 16,
+            keepalive_interval: None,
+            keepalive_timeout: Duration::from_secs(20),
+            grace: Duration::ZERO,
+            connections: Arc::new(Semaphore::new(connections)),
+        }
+    }
+
+    /// A port with room for one connection, which answers every request.
+    async fn start(stop: &CancellationToken) -> String {
+        let any = ListenAddress::Tcp("127.0.0.1:0".to_owned());
+        let listener = Listener::bind(&any).await.unwrap();
+        let address = listener.local_address();
+        let service = tower::service_fn(async |_: Request<Incoming>| {
+            Ok::<_, Infallible>(text(StatusCode::OK, "hello"))
+        });
+        let tracker = TaskTracker::new();
+        tokio::spawn(serve(listener, service, options(1), stop.clone(), tracker));
+        address
+    }
+
+    async fn get(client: &mut TcpStream) -> std::io::Result<String> {
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await?;
+        let mut answer = vec![0; 4096];
+        let length = client.read(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_gives_its_place_back() {
+        let stop = CancellationToken::new();
+        let address = start(&stop).await;
+        for opening in [&b""[..], b"P", b"PRI * HTTP/2"] {
+            let mut silent = TcpStream::connect(&address).await.unwrap();
+            silent.write_all(opening).await.unwrap();
+            let began = tokio::time::Instant::now();
+            // Reset or end: both are the end of it.
+            let ended = silent.read(&mut [0; 64]).await;
+            assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+            assert!(began.elapsed() >= OPENING_TIMEOUT, "{:?}", began.elapsed());
+        }
+        let mut client = TcpStream::connect(&address).await.unwrap();
+        assert!(get(&mut client).await.unwrap().ends_with("hello"));
+        // One that has spoken may be silent.
+        tokio::time::sleep(3 * OPENING_TIMEOUT).await;
+        assert!(get(&mut client).await.unwrap().ends_with("hello"));
+        stop.cancel();
+    }
 }

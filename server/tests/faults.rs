@@ -1,12 +1,13 @@
 //! Nothing acknowledged is lost: the short form of the experiments in `jepsen/`.
 //!
 //! Real processes, a real disk, real power cuts where the machine allows loop mounts. The long form:
-//! `keelson-jepsen power-cut --rounds 10`, `keelson-jepsen kill --rounds 17`
-//! and `keelson-jepsen churn --members 3 --value-sizes 100 --rounds 50`.
+//! `keelson-jepsen power-cut --rounds 10`, `keelson-jepsen kill --rounds 17`,
+//! `keelson-jepsen full-disk` and `keelson-jepsen churn --members 3 --value-sizes 100 --rounds 50`.
 
 use std::path::PathBuf;
 
 use keelson_jepsen::disk::LoopDisk;
+use keelson_jepsen::full_disk;
 use keelson_jepsen::rounds::{Fault, Plan, run};
 
 fn plan(members: usize, rounds: usize) -> Plan {
@@ -35,13 +36,38 @@ async fn membership_changes_amid_kills_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_cuts_lose_nothing() {
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    if let Err(error) = LoopDisk::create(scratch.path(), 64) {
-        eprintln!("POWER CUTS WERE NOT TESTED: this machine allows no loop mounts: {error:#}");
+    if !loop_mounts_work("POWER CUTS WERE") {
         return;
     }
     let tally = run(&plan(1, 2), Fault::PowerCut).await.unwrap();
     assert!(tally.acknowledged > 0, "the writers wrote nothing");
     let tally = run(&plan(3, 1), Fault::PowerCut).await.unwrap();
     assert!(tally.acknowledged > 0, "the writers wrote nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_a_member_and_loses_nothing() {
+    if !loop_mounts_work("A FULL DISK WAS") {
+        return;
+    }
+    for members in [1, 3] {
+        let plan = Plan {
+            value_bytes: 20_000,
+            ..plan(members, 1)
+        };
+        let tally = full_disk::run(&plan).await.unwrap();
+        assert!(tally.acknowledged > 0, "the writers wrote nothing");
+    }
+}
+
+/// Whether this machine allows loop mounts; says loudly what is left out if not.
+fn loop_mounts_work(what: &str) -> bool {
+    let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .map_err(anyhow::Error::from)
+        // The disk goes before the directory it is mounted in.
+        .and_then(|scratch| Ok((LoopDisk::create(scratch.path(), 64)?, scratch)));
+    if let Err(error) = &disk {
+        eprintln!("{what} NOT TESTED: this machine allows no loop mounts: {error:#}");
+    }
+    disk.is_ok()
 }

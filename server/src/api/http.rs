@@ -94,6 +94,9 @@ impl HttpService {
             Some(node) => health_reason(node, query).await,
         };
         let healthy = reason.is_empty();
+        if let Some(node) = self.node.get() {
+            node.metrics().health(healthy);
+        }
         let status = if healthy {
             StatusCode::OK
         } else {
@@ -123,7 +126,13 @@ impl HttpService {
             }
             let result = match self.node.get() {
                 None => Err("etcdserver: server is starting".to_owned()),
-                Some(node) => (check.run)(Arc::clone(node)).await,
+                Some(node) => {
+                    let result = (check.run)(Arc::clone(node)).await;
+                    let kind = probe.path.trim_start_matches('/');
+                    node.metrics()
+                        .health_check(kind, check.name, result.is_ok());
+                    result
+                }
             };
             match result {
                 Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name)),
@@ -333,6 +342,18 @@ mod tests {
         );
         assert!(probe("/livez/non_learner").is_none());
         assert!(probe("/livezz").is_none() && probe("/").is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_path_and_query_has_an_answer(text in ".*") {
+            let query = Query::parse(&text);
+            proptest::prop_assert!(query.excluded.len() <= text.len());
+            let path = format!("/readyz/{text}");
+            let single = probe(&path).and_then(|(_, check)| check);
+            proptest::prop_assert!(single.is_none_or(|check| check.name == text));
+            let _ = probe(&text);
+        }
     }
 
     #[test]

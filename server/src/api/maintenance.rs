@@ -132,7 +132,9 @@ impl maintenance_server::Maintenance for MaintenanceService {
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
         let reader = self.node.reader().clone();
+        let began = tokio::time::Instant::now();
         let hash = crate::node::blocking(move || reader.hash()).await?;
+        self.node.metrics().hashed(began.elapsed(), false);
         let header = Some(self.header.at(hash.current));
         Ok(Response::new(HashResponse {
             header,
@@ -146,7 +148,9 @@ impl maintenance_server::Maintenance for MaintenanceService {
     ) -> Result<Response<HashKvResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
         let (reader, revision) = (self.node.reader().clone(), request.into_inner().revision);
+        let began = tokio::time::Instant::now();
         let hash = crate::node::blocking(move || reader.hash_kv(revision)).await?;
+        self.node.metrics().hashed(began.elapsed(), true);
         Ok(Response::new(HashKvResponse {
             header: Some(self.header.at(hash.current)),
             hash: hash.hash.hash,

@@ -27,7 +27,7 @@ pub fn check(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
 /// # Errors
 /// NoLeader, InvalidClientAPIVersion.
 pub fn check_anywhere(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
-    requires_leader(node, metadata).map(drop)
+    requires_leader(node, metadata, false).map(drop)
 }
 
 /// Learners serve only Status, serializable ranges and the Snapshot stream (contract 2.1).
@@ -55,7 +55,7 @@ pub fn check_stream_anywhere(
     node: &Arc<Node>,
     metadata: &MetadataMap,
 ) -> Result<LeaderGuard, Status> {
-    let required = requires_leader(node, metadata)?;
+    let required = requires_leader(node, metadata, true)?;
     let next_check = Instant::now() + node.config().election_timeout;
     Ok(LeaderGuard {
         node: Arc::clone(node),
@@ -65,12 +65,13 @@ pub fn check_stream_anywhere(
     })
 }
 
-fn requires_leader(node: &Node, metadata: &MetadataMap) -> Result<bool, Status> {
-    if let Some(version) = metadata.get("client-api-version")
-        && std::str::from_utf8(version.as_bytes()).is_err()
-    {
-        return Err(Error::InvalidClientAPIVersion.into());
-    }
+fn requires_leader(node: &Node, metadata: &MetadataMap, is_stream: bool) -> Result<bool, Status> {
+    let version = metadata
+        .get("client-api-version")
+        .map(|version| std::str::from_utf8(version.as_bytes()))
+        .transpose()
+        .map_err(|_| Error::InvalidClientAPIVersion)?;
+    node.metrics().client_request(version, is_stream);
     let required = metadata
         .get("hasleader")
         .is_some_and(|value| value.as_bytes() == b"true");

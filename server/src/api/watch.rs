@@ -271,7 +271,8 @@ fn encode_events(batch: &EventBatch) -> Vec<Bytes> {
     let mut encoded = Vec::new();
     for (revision, indexes) in &batch.revisions {
         let mut push = |event: &keelson_state::watch::Event| {
-            encoded.push(if batch.prev_kv {
+            let with_prev = batch.prev_kv && revision.revision > batch.compact_revision;
+            encoded.push(if with_prev {
                 match event.encoded_with_prev() {
                     Ok(bytes) => bytes,
                     // The store cannot be read: nothing this member says can be trusted.

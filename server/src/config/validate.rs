@@ -14,6 +14,10 @@ pub struct Problem(pub String);
 /// Longest election timeout (contract 4.1).
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(50_000);
 
+/// The largest `--max-request-bytes`: what a message between members carries, less room for the
+/// envelopes of message, entry and command.
+const REQUEST_BYTES_MAX: usize = crate::raft::network::MESSAGE_BYTES_MAX - (1 << 20);
+
 /// Suites that can be chosen: Go's names of those of TLS 1.0 to 1.2 and of TLS 1.3.
 const CIPHER_SUITES: [&str; 25] = [
     "TLS_RSA_WITH_RC4_128_SHA",
@@ -51,6 +55,7 @@ impl Config {
         self.check_discovery(&mut problems);
         self.check_urls(&mut problems);
         self.check_timing(&mut problems);
+        self.check_sizes(&mut problems);
         self.check_security(&mut problems);
         self.check_features(&mut problems);
         self.check_supported(&mut problems);
@@ -198,6 +203,17 @@ impl Config {
             ));
         }
         problems.extend(self.auto_compaction().err());
+    }
+
+    /// A request travels between members in one message, and in one log entry with others.
+    fn check_sizes(&self, problems: &mut Vec<String>) {
+        let bytes = self.member.max_request_bytes;
+        if bytes > REQUEST_BYTES_MAX {
+            problems.push(format!(
+                "--max-request-bytes[{bytes}] is too large, and should be at most \
+                 {REQUEST_BYTES_MAX}: members could not send such a request to each other"
+            ));
+        }
     }
 
     fn check_security(&self, problems: &mut Vec<String>) {
@@ -459,6 +475,10 @@ mod tests {
             (
                 &["max-learners=-1"],
                 "membership: too many learner members in cluster",
+            ),
+            (
+                &["max-request-bytes=66060289"],
+                "--max-request-bytes[66060289] is too large, and should be at most 66060288: members could not send such a request to each other",
             ),
         ] {
             assert_eq!(texts(config(args).validate()), [text], "{args:?}");

@@ -41,6 +41,15 @@ impl<T> LabelVec<T> {
         child
     }
 
+    /// Shows a metric that is kept elsewhere under these label values.
+    pub(super) fn adopt(&self, values: &[&str], child: &Arc<T>) {
+        let key: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        let mut children = self.children.lock();
+        if children.len() < CHILDREN_MAX || children.contains_key(&key) {
+            children.insert(key, Arc::clone(child));
+        }
+    }
+
     /// Leaves only the metric with these values: what info-like gauges want.
     #[must_use]
     pub fn only(&self, values: &[&str]) -> Arc<T> {

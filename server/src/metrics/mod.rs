@@ -5,6 +5,7 @@
 //!   and bytes on the way through. `observers` is what the node and its log report to.
 //! - Numbers that live elsewhere are read when the page is rendered, by [`Metrics::on_render`].
 
+mod clients;
 mod exposition;
 pub mod grpc;
 mod grpc_methods;
@@ -18,4 +19,4 @@ mod types;
 
 pub use labels::LabelVec;
 pub use registry::Metrics;
-pub use types::{Counter, Gauge, Histogram};
+pub use types::{Buckets, Counter, Gauge, Histogram};

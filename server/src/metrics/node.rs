@@ -3,14 +3,19 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
+use keelson_proto::etcdserverpb::AlarmType;
+
 use super::names::Families;
+use super::types::Counter;
 use crate::node::Node;
 
 impl super::Metrics {
-    /// Reads a node's numbers for each page, once there is one.
-    pub fn read_node(&self, node: Arc<OnceLock<Arc<Node>>>) {
+    /// Reads a node's numbers for each page, from when there is one until its server ends.
+    pub fn read_node(&self, node: &Arc<OnceLock<Arc<Node>>>) {
+        let node = Arc::downgrade(node);
         self.on_render(move |families| {
-            if let Some(node) = node.get() {
+            let node = node.upgrade();
+            if let Some(node) = node.as_ref().and_then(|node| node.get()) {
                 read(families, node);
             }
         });
@@ -32,6 +37,8 @@ fn read(families: &Families, node: &Node) {
         let version: Vec<&str> = version.splitn(3, '.').take(2).collect();
         families.cluster_version.only(&[&version.join(".")]).set(1);
     }
+    read_alarms(families, node);
+    read_peers(families, node, &own_id);
     for member in node.members() {
         families
             .network_known_peers
@@ -41,7 +48,7 @@ fn read(families: &Families, node: &Node) {
     families
         .server_proposals_applied_total
         .set_unsigned(status.applied().index());
-    let committed = status.with_metrics(|raft| raft.last_applied.as_ref().map(|id| id.index()));
+    let committed = status.with_metrics(|raft| raft.local_committed.as_ref().map(|id| id.index()));
     families
         .server_proposals_committed_total
         .set_unsigned(committed.unwrap_or(0).max(status.applied().index()));
@@ -76,6 +83,22 @@ fn read(families: &Families, node: &Node) {
         .debugging_mvcc_watch_stream_total
         .set_unsigned(streams as u64);
 
+    let rounds = status.read_rounds();
+    families
+        .server_slow_read_indexes_total
+        .set(rounds.slow.get());
+    families
+        .server_read_indexes_failed_total
+        .set(rounds.failed.get());
+    let (pending, sent) = node.watch_hub().events();
+    families
+        .debugging_mvcc_pending_events_total
+        .set_unsigned(pending as u64);
+    families.debugging_mvcc_events_total.set(sent);
+    let (renewed, expired) = node.lessor().counts();
+    families.debugging_lease_renewed_total.set(renewed);
+    families.debugging_server_lease_expired_total.set(expired);
+
     let counters = reader.counters();
     families
         .mvcc_put_total
@@ -103,4 +126,89 @@ fn read(families: &Families, node: &Node) {
     families
         .debugging_lease_revoked_total
         .set(counters.lease_revoked_total.load(Relaxed));
+}
+
+fn read_alarms(families: &Families, node: &Node) {
+    for (_, gauge) in families.debugging_server_alarms.children() {
+        gauge.set(0);
+    }
+    for alarm in node.reader().alarms(AlarmType::None.into()) {
+        let id = format!("{:x}", alarm.member_id);
+        families
+            .debugging_server_alarms
+            .with(&[&id, alarm.alarm().as_str_name()])
+            .set(1);
+    }
+}
+
+fn read_peers(families: &Families, node: &Node, own_id: &str) {
+    let local = node.status().member_id();
+    let mut heartbeat_failures = 0;
+    for id in node.peers().ids().into_iter().filter(|id| *id != local) {
+        let (stats, id) = (node.peers().stats(id), format!("{id:x}"));
+        let peer: &[&str] = &[&id];
+        let link: &[&str] = &[own_id, &id];
+        families
+            .network_peer_sent_bytes_total
+            .adopt(peer, &stats.sent_bytes);
+        families
+            .network_peer_received_bytes_total
+            .adopt(peer, &stats.received_bytes);
+        families
+            .network_peer_round_trip_time_seconds
+            .adopt(peer, &stats.round_trips);
+        families
+            .network_active_peers
+            .with(link)
+            .set(stats.is_active().into());
+        let first_value = |counter: &Counter| counter.get() > 0;
+        if first_value(&stats.sent_failures) {
+            families
+                .network_peer_sent_failures_total
+                .adopt(peer, &stats.sent_failures);
+        }
+        if first_value(&stats.received_failures) {
+            families
+                .network_peer_received_failures_total
+                .adopt(peer, &stats.received_failures);
+        }
+        if first_value(&stats.disconnects) {
+            families
+                .network_disconnected_peers_total
+                .adopt(link, &stats.disconnects);
+        }
+        let (sent, received) = (&stats.snapshots_sent, &stats.snapshots_received);
+        if sent.is_used() {
+            families
+                .network_snapshot_send_inflights_total
+                .adopt(peer, &sent.in_flight);
+            families
+                .network_snapshot_send_success
+                .adopt(peer, &sent.succeeded);
+            families
+                .network_snapshot_send_failures
+                .adopt(peer, &sent.failed);
+            families
+                .network_snapshot_send_total_duration_seconds
+                .adopt(peer, &sent.took);
+        }
+        if received.is_used() {
+            families
+                .network_snapshot_receive_inflights_total
+                .adopt(peer, &received.in_flight);
+            families
+                .network_snapshot_receive_success
+                .adopt(peer, &received.succeeded);
+            families
+                .network_snapshot_receive_failures
+                .adopt(peer, &received.failed);
+            families
+                .network_snapshot_receive_total_duration_seconds
+                .adopt(peer, &received.took);
+        }
+        heartbeat_failures += stats.heartbeat_failures.get();
+    }
+    families
+        .server_heartbeat_send_failures_total
+        .set(heartbeat_failures);
 }

@@ -20,6 +20,7 @@ pub async fn run(
     network: Network,
     mut checkpoints: mpsc::Receiver<Arc<Checkpoint>>,
 ) {
+    let mut purged = 0;
     loop {
         // The node holds the sending side, so the queue does not close by itself.
         let checkpoint = tokio::select! {
@@ -43,16 +44,25 @@ pub async fn run(
             told = told => if told.is_err() { return },
             () = node.stopping.cancelled() => return,
         }
-        while network.snapshots_in_flight() > 0 {
+        let kept = node.config().snapshot_catchup_entries;
+        let wanted = node.state.commands.purge_index(index, kept);
+        loop {
+            // A transfer that begins later is of this checkpoint or of a newer one.
+            let limit = network.transfers().purge_limit().unwrap_or(wanted);
+            let purge = wanted.min(limit);
+            if purge > purged {
+                if node.raft().trigger().purge_log(purge).await.is_err() {
+                    return;
+                }
+                purged = purge;
+            }
+            if purge == wanted {
+                break;
+            }
             tokio::select! {
                 () = tokio::time::sleep(HELD_PAUSE) => {}
                 () = node.stopping.cancelled() => return,
             }
-        }
-        let kept = node.config().snapshot_catchup_entries;
-        let purge = node.state.commands.purge_index(index, kept);
-        if purge > 0 && node.raft().trigger().purge_log(purge).await.is_err() {
-            return;
         }
     }
 }
@@ -73,9 +83,13 @@ impl Node {
     /// # Errors
     /// When the disk is full.
     pub async fn defragment(&self) -> Result<(), NodeError> {
+        let began = tokio::time::Instant::now();
+        let _active = Defragmenting::begin(self);
         let frozen = self.state.state.lock().freeze_to_defragment();
         self.wait_for_keeper(|done| self.keeper.defragment(frozen, done))
-            .await
+            .await?;
+        self.metrics.defragmented(began.elapsed());
+        Ok(())
     }
 
     pub(super) async fn wait_for_keeper(
@@ -92,5 +106,21 @@ impl Node {
             Ok(Err(error)) => Err(NodeError::Other(error.to_string())),
             Err(_) => Err(Error::Stopped.into()),
         }
+    }
+}
+
+/// Shows a defragmentation under way, also if its caller goes away.
+struct Defragmenting<'a>(&'a Node);
+
+impl<'a> Defragmenting<'a> {
+    fn begin(node: &'a Node) -> Self {
+        node.metrics.defragmenting(true);
+        Self(node)
+    }
+}
+
+impl Drop for Defragmenting<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.defragmenting(false);
     }
 }

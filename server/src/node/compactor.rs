@@ -27,11 +27,15 @@ const SAMPLES: u32 = 10;
 pub async fn run(node: Arc<Node>) {
     let mut began = Instant::now();
     loop {
-        let step = node
-            .state
-            .state
-            .lock()
-            .compact_step(node.config().compaction_batch_limit);
+        let limit = node.config().compaction_batch_limit;
+        let (step, took) = {
+            let mut state = node.state.state.lock();
+            let locked = Instant::now();
+            (state.compact_step(limit), locked.elapsed())
+        };
+        if let CompactStep::Removed(_) | CompactStep::Finished(_) = &step {
+            node.metrics.compaction_step(took);
+        }
         match step {
             CompactStep::Idle => {
                 tokio::select! {
@@ -51,6 +55,7 @@ pub async fn run(node: Arc<Node>) {
             }
             CompactStep::Blocked => tokio::time::sleep(BLOCKED_PAUSE).await,
             CompactStep::Finished(revision) => {
+                node.metrics.compacted(began.elapsed());
                 tracing::info!(
                     "compact-revision" = revision,
                     took = ?began.elapsed(),
@@ -80,8 +85,11 @@ impl Node {
         let response = self.propose(Request::Compaction(request)).await?;
         if physical {
             let mut finished = self.compaction_finished.subscribe();
-            // The sender lives in the node.
-            drop(finished.wait_for(|finished| *finished >= revision).await);
+            tokio::select! {
+                // The sender lives in the node.
+                _ = finished.wait_for(|finished| *finished >= revision) => {}
+                () = self.stopping.cancelled() => return Err(Error::Stopped.into()),
+            }
             self.checkpoint_now().await?;
         }
         Ok(response)

@@ -18,10 +18,12 @@ use keelson_proto::keelsonpb::{
     member_change,
 };
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Counter;
 use crate::raft::network::Network;
 use crate::raft::peers::{Peers, Purpose};
 use crate::raft::waiters::{Forwarded, ProposeError, from_proto};
@@ -299,10 +301,13 @@ async fn exchange(
     if !stream.open() {
         return Ok(());
     }
-    let packing = pack(items, messages);
+    let stats = inner.network.stats(stream.leader);
+    let packing = pack(items, messages, &stats.sent_bytes);
     let receiving = async {
         while let Some(message) = inbound.next().await {
-            for result in message?.items {
+            let message = message?;
+            stats.received_bytes.add(message.encoded_len() as u64);
+            for result in message.items {
                 inner.answer(stream, result);
             }
         }
@@ -315,7 +320,11 @@ async fn exchange(
 }
 
 /// Packs what waits into messages.
-async fn pack(mut items: mpsc::Receiver<ForwardItem>, messages: mpsc::Sender<ForwardRequest>) {
+async fn pack(
+    mut items: mpsc::Receiver<ForwardItem>,
+    messages: mpsc::Sender<ForwardRequest>,
+    sent_bytes: &Counter,
+) {
     let mut held = None;
     loop {
         let first = match held.take() {
@@ -336,6 +345,7 @@ async fn pack(mut items: mpsc::Receiver<ForwardItem>, messages: mpsc::Sender<For
             }
             message.items.push(item);
         }
+        sent_bytes.add(message.encoded_len() as u64);
         if messages.send(message).await.is_err() {
             return;
         }

@@ -1,16 +1,22 @@
 //! The leader's side of [`forward`](super::forward): serves what followers ask for their clients.
+//!
+//! What a follower asks is bounded, whatever it sends: a request that has to wait takes a place of
+//! its peer, and one that finds none is refused at once. Followers try a refused request again.
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use futures::{Stream, StreamExt as _};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{
     Command, ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, MemberChange,
     MemberChanged, forward_item, forward_result, leader_server,
 };
+use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Node;
@@ -24,18 +30,61 @@ const RESULTS_MAX: usize = 32 * 1024;
 /// Answers in one message.
 const RESULTS_STEP: usize = 1024;
 
+/// Read rounds that a peer may have under way. A sound one has a single round at a time, and one
+/// more for each that it gave up waiting for.
+const READ_ROUNDS_MAX: usize = 64;
+/// Lease requests of a peer that may wait: for an expired lease to be revoked, for a new one to be
+/// applied. Those that need not wait are answered at once.
+const LEASE_WAITS_MAX: usize = 4096;
+/// Membership changes of a peer that may wait. They are made one after the other.
+const MEMBER_CHANGES_MAX: usize = 16;
+
 /// The service.
 #[derive(Clone)]
 pub struct LeaderService {
     node: Arc<Node>,
     context: Arc<PeerContext>,
+    /// By peer, while it has a stream.
+    places: Arc<Mutex<HashMap<u64, Weak<Places>>>>,
+}
+
+/// What one peer may have waiting here, on all its streams together.
+struct Places {
+    rounds: Arc<Semaphore>,
+    leases: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            rounds: Arc::new(Semaphore::new(READ_ROUNDS_MAX)),
+            leases: Arc::new(Semaphore::new(LEASE_WAITS_MAX)),
+            changes: Arc::new(Semaphore::new(MEMBER_CHANGES_MAX)),
+        }
+    }
 }
 
 impl LeaderService {
     /// Serves followers of this node.
     #[must_use]
     pub fn new(node: Arc<Node>, context: Arc<PeerContext>) -> Self {
-        Self { node, context }
+        Self {
+            node,
+            context,
+            places: Arc::default(),
+        }
+    }
+
+    fn places(&self, peer: u64) -> Arc<Places> {
+        let mut by_peer = self.places.lock();
+        if let Some(places) = by_peer.get(&peer).and_then(Weak::upgrade) {
+            return places;
+        }
+        by_peer.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Places::default());
+        by_peer.insert(peer, Arc::downgrade(&places));
+        places
     }
 }
 
@@ -47,82 +96,110 @@ impl leader_server::Leader for LeaderService {
         &self,
         request: Request<Streaming<ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
-        self.context.check(request.metadata())?;
+        let from = self.context.check(request.metadata())?;
+        let places = self.places(from);
+        let stats = self.context.peers.stats(from);
+        let sent_bytes = Arc::clone(&stats.sent_bytes);
         let mut inbound = request.into_inner();
         let (results, receiver) = mpsc::channel(RESULTS_MAX);
         let node = Arc::clone(&self.node);
         tokio::spawn(async move {
             while let Some(Ok(message)) = inbound.next().await {
+                stats.received_bytes.add(message.encoded_len() as u64);
                 for item in message.items {
-                    take(&node, item, &results).await;
+                    take(&node, &places, item, &results).await;
                 }
             }
         });
-        let outbound = futures::stream::unfold(receiver, |mut receiver| async move {
+        let state = (receiver, sent_bytes);
+        let outbound = futures::stream::unfold(state, |(mut receiver, sent_bytes)| async move {
             let mut items = Vec::new();
             if receiver.recv_many(&mut items, RESULTS_STEP).await == 0 {
                 return None;
             }
-            Some((Ok(ForwardResponse { items }), receiver))
+            let message = ForwardResponse { items };
+            sent_bytes.add(message.encoded_len() as u64);
+            Some((Ok(message), (receiver, sent_bytes)))
         });
         Ok(Response::new(Box::pin(outbound)))
     }
 }
 
 /// Starts one request; its answer goes to `results`.
-async fn take(node: &Arc<Node>, item: ForwardItem, results: &mpsc::Sender<ForwardResult>) {
-    let (id, results) = (item.id, results.clone());
-    match item.request {
+async fn take(
+    node: &Arc<Node>,
+    places: &Places,
+    item: ForwardItem,
+    results: &mpsc::Sender<ForwardResult>,
+) {
+    let id = item.id;
+    let node = Arc::clone(node);
+    let (place, mut asked): (_, BoxFuture<'static, forward_result::Result>) = match item.request {
         Some(forward_item::Request::Propose(encoded)) => {
+            let results = results.clone();
             let waiter = Waiter::Remote { id, results };
             match Command::decode(encoded) {
                 // A follower that is not to propose here is told so by Raft, through the waiter.
-                Ok(command) => node.enqueue(Proposal { command, waiter }).await,
-                Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
+                Ok(command) if command.request.is_some() => {
+                    node.enqueue(Proposal { command, waiter }).await;
+                }
+                // One that this version does not know would end every member that applies it.
+                Ok(_) | Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
             }
+            return;
         }
-        Some(forward_item::Request::ReadIndex(_)) => {
-            let node = Arc::clone(node);
-            tokio::spawn(async move {
-                let result = match read_index::read_index_for_follower(node.raft()).await {
+        Some(forward_item::Request::ReadIndex(_)) => (
+            &places.rounds,
+            Box::pin(async move {
+                match read_index::read_index_for_follower(node.raft()).await {
                     Ok(index) => forward_result::Result::ReadIndex(index),
                     Err(error) => refusal(error),
-                };
-                answer(&results, id, result).await;
-            });
-        }
-        Some(forward_item::Request::LeaseRenew(lease)) => {
-            let node = Arc::clone(node);
-            tokio::spawn(async move {
+                }
+            }),
+        ),
+        Some(forward_item::Request::LeaseRenew(lease)) => (
+            &places.leases,
+            Box::pin(async move {
                 // Nobody waits longer: a lease whose revocation does not come about may stay expired.
                 let timeout = node.config().request_timeout();
                 let renewed = tokio::time::timeout(timeout, node.renew_as_leader(lease)).await;
-                let result = match renewed.unwrap_or(Err(Error::Timeout)) {
+                match renewed.unwrap_or(Err(Error::Timeout)) {
                     Ok(ttl) => lease_state(lease, ttl, 0),
                     Err(error) => refusal(error),
-                };
-                answer(&results, id, result).await;
-            });
-        }
-        Some(forward_item::Request::LeaseTimeToLive(lease)) => {
-            let node = Arc::clone(node);
-            tokio::spawn(async move {
-                let result = match node.remaining_as_leader(lease).await {
+                }
+            }),
+        ),
+        Some(forward_item::Request::LeaseTimeToLive(lease)) => (
+            &places.leases,
+            Box::pin(async move {
+                match node.remaining_as_leader(lease).await {
                     Ok((ttl, granted)) => lease_state(lease, ttl, granted),
                     Err(error) => refusal(error),
-                };
-                answer(&results, id, result).await;
-            });
-        }
-        Some(forward_item::Request::MemberChange(change)) => {
-            let node = Arc::clone(node);
-            tokio::spawn(async move {
-                let result = change_members(&node, change).await;
-                answer(&results, id, result).await;
-            });
-        }
-        None => {}
+                }
+            }),
+        ),
+        Some(forward_item::Request::MemberChange(change)) => (
+            &places.changes,
+            Box::pin(async move { change_members(&node, change).await }),
+        ),
+        None => return,
+    };
+    // Most answers are there at once, and need no task.
+    if let Some(result) = asked.as_mut().now_or_never() {
+        answer(results, id, result).await;
+        return;
     }
+    let Ok(permit) = Arc::clone(place).try_acquire_owned() else {
+        answer(results, id, refusal(Error::NotLeader)).await;
+        return;
+    };
+    let results = results.clone();
+    tokio::spawn(async move {
+        let result = asked.await;
+        answer(&results, id, result).await;
+        // Only now: an answer that waits for room takes a place too.
+        drop(permit);
+    });
 }
 
 async fn change_members(node: &Node, change: MemberChange) -> forward_result::Result {

@@ -68,7 +68,7 @@ impl Node {
                     Ask::Renew => self.renew_as_leader(id).await.map(|ttl| (ttl, ttl)),
                     Ask::TimeToLive => self.remaining_as_leader(id).await,
                 }
-            } else if let Some(leader) = view.leader {
+            } else if let Some(leader) = view.remote() {
                 self.ask_through(leader, id, ask).await
             } else {
                 Err(Error::NotLeader)
@@ -283,8 +283,9 @@ async fn revoke(node: Arc<Node>, revokes: Arc<Semaphore>, expired: Vec<i64>, ter
             let _permit = permit;
             let request = Request::LeaseRevoke(LeaseRevokeRequest { id });
             match node.propose_as_leader(request).await {
+                Ok(()) => node.lessor().count_expired(),
                 // Somebody else's revocation came first.
-                Ok(()) | Err(NodeError::Etcd(Error::LeaseNotFound)) => {}
+                Err(NodeError::Etcd(Error::LeaseNotFound)) => {}
                 // It comes up again (lessor).
                 Err(error) => tracing::debug!(lease = id, error = %error, "revocation failed"),
             }

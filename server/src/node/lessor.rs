@@ -11,6 +11,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub struct LeaseTerms {
 #[derive(Debug, Default)]
 pub struct Lessor {
     inner: Mutex<Option<Primary>>,
+    renewed: AtomicU64,
+    expired: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -133,7 +136,19 @@ impl Lessor {
             return None;
         }
         timer.expiry = after(now, timer.ttl);
+        self.renewed.fetch_add(1, Relaxed);
         Some(timer.ttl)
+    }
+
+    /// A lease that had expired is revoked.
+    pub fn count_expired(&self) {
+        self.expired.fetch_add(1, Relaxed);
+    }
+
+    /// Renewals and expired leases so far, as the leader.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.renewed.load(Relaxed), self.expired.load(Relaxed))
     }
 
     /// Whether the lease has expired and waits to be revoked.

@@ -35,6 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::raft::peers::Peers;
 use crate::raft::service::Raft;
 use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
 
@@ -49,7 +50,9 @@ pub mod leases;
 pub mod lessor;
 pub mod membership;
 pub mod observer;
+pub mod operation;
 mod peer_port;
+mod probe;
 pub mod propose;
 pub mod quota;
 pub mod read_index;
@@ -64,6 +67,7 @@ use deadlines::{Deadlines, Elapsed};
 use error::NodeError;
 use forward::Forwarder;
 use lessor::Lessor;
+use operation::Operation;
 use propose::Proposal;
 use read_index::ReadIndexSender;
 use status::NodeStatus;
@@ -131,6 +135,18 @@ impl Node {
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
+    }
+
+    /// Where its numbers go.
+    #[must_use]
+    pub fn metrics(&self) -> &dyn observer::NodeMetrics {
+        &*self.metrics
+    }
+
+    /// The members as they are reached.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.state.peers
     }
 
     /// openraft.
@@ -230,9 +246,28 @@ impl Node {
     /// # Errors
     /// Those of contract 2.2.
     pub async fn range(&self, request: RangeRequest) -> Result<raw::RangeResponse, Status> {
-        if !request.serializable {
-            self.linearize().await?;
-        }
+        let began = tokio::time::Instant::now();
+        let linearized = if request.serializable {
+            Ok(())
+        } else {
+            self.linearize().await
+        };
+        let result = match linearized {
+            Ok(()) => {
+                let began = tokio::time::Instant::now();
+                let found = self.range_here(request).await;
+                self.metrics.range_read(began.elapsed(), found.is_ok());
+                found
+            }
+            Err(error) => Err(error.into()),
+        };
+        self.metrics
+            .request(Operation::Range, began.elapsed(), result.is_ok());
+        result
+    }
+
+    /// Serves a range from the local state, as it is.
+    async fn range_here(&self, request: RangeRequest) -> Result<raw::RangeResponse, Status> {
         match ended(self.reader.prepare_range(&request))?.finish_resident() {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(prepared)) => blocking(move || prepared.finish()).await,
@@ -249,11 +284,18 @@ impl Node {
         request: TxnRequest,
         serializable: bool,
     ) -> Result<raw::TxnResponse, Status> {
-        if !serializable {
-            self.linearize().await?;
-        }
-        let reader = self.reader.clone();
-        blocking(move || reader.txn(&request)).await
+        let began = tokio::time::Instant::now();
+        let read = async {
+            if !serializable {
+                self.linearize().await?;
+            }
+            let reader = self.reader.clone();
+            blocking(move || reader.txn(&request)).await
+        };
+        let result = read.await;
+        self.metrics
+            .request(Operation::ReadonlyTxn, began.elapsed(), result.is_ok());
+        result
     }
 
     /// Opens a range that is read in chunks.
@@ -286,15 +328,17 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`].
     pub async fn propose_unchecked(&self, request: Request) -> Result<Response, NodeError> {
+        let operation = Operation::of_request(Some(&request));
         let command = self.command(request);
         if command.encoded_len() > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
             return Err(Error::RequestTooLarge.into());
         }
         self.check_lag()?;
         let began = tokio::time::Instant::now();
-        let mut pending = PendingProposal::begin(&*self.metrics);
+        let mut pending = PendingProposal::begin(&*self.metrics, operation, began);
         let replicated = self.within_timeout(self.replicate(command)).await;
         pending.ok = matches!(replicated, Ok(Ok(_)));
+        pending.succeeded = matches!(replicated, Ok(Ok(Ok(_))));
         drop(pending);
         let outcome = match replicated {
             Ok(outcome) => outcome?,
@@ -366,7 +410,7 @@ impl Node {
             let view = self.status.leader();
             let answer = if self.raft.is_leader() {
                 self.propose_here(command.clone()).await
-            } else if let Some(leader) = view.leader {
+            } else if let Some(leader) = view.remote() {
                 self.propose_through(leader, &command).await
             } else {
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -451,19 +495,36 @@ pub fn version_json(cluster: Option<&str>) -> String {
 /// Counts a proposal under way; one whose caller goes away has failed.
 struct PendingProposal<'a> {
     metrics: &'a dyn observer::NodeMetrics,
+    operation: Operation,
+    began: tokio::time::Instant,
+    /// It was applied.
     ok: bool,
+    /// And not refused.
+    succeeded: bool,
 }
 
 impl<'a> PendingProposal<'a> {
-    fn begin(metrics: &'a dyn observer::NodeMetrics) -> Self {
+    fn begin(
+        metrics: &'a dyn observer::NodeMetrics,
+        operation: Operation,
+        began: tokio::time::Instant,
+    ) -> Self {
         metrics.proposal_began();
-        Self { metrics, ok: false }
+        Self {
+            metrics,
+            operation,
+            began,
+            ok: false,
+            succeeded: false,
+        }
     }
 }
 
 impl Drop for PendingProposal<'_> {
     fn drop(&mut self) {
         self.metrics.proposal_ended(self.ok);
+        self.metrics
+            .request(self.operation, self.began.elapsed(), self.succeeded);
     }
 }
 

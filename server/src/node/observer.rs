@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_proto::keelsonpb::{Command, command::Request};
+use keelson_proto::keelsonpb::Command;
 use keelson_state::apply::Outcome;
 use tokio::sync::Notify;
 
 use super::lessor::Lessor;
+use super::operation::Operation;
 use crate::raft::state_machine::ApplyObserver;
 
 /// The node's ear at apply.
@@ -26,7 +27,7 @@ pub struct Observer {
 /// Numbers that apply and checkpoints give.
 pub trait NodeMetrics: Send + Sync + 'static {
     /// A command was applied.
-    fn applied(&self, took: Duration, ok: bool, slow: bool);
+    fn applied(&self, operation: Operation, took: Duration, ok: bool, slow: bool);
     /// A checkpoint is durable.
     fn checkpointed(&self, took: Duration);
     /// A proposal has begun.
@@ -35,11 +36,36 @@ pub trait NodeMetrics: Send + Sync + 'static {
     fn proposal_ended(&self, ok: bool);
     /// The leader changed: whether there is one, and whether it is this member.
     fn leader(&self, known: bool, local: bool);
+    /// A request of a client, or of the member itself, has ended.
+    fn request(&self, _operation: Operation, _took: Duration, _ok: bool) {}
+    /// A range was read from the state.
+    fn range_read(&self, _took: Duration, _ok: bool) {}
+    /// A request came, from a client that calls itself so.
+    fn client_request(&self, _version: Option<&str>, _is_stream: bool) {}
+    /// A checkpoint of another member begins to be installed, or no longer is.
+    fn installing(&self, _active: bool) {}
+    /// A defragmentation begins, or has ended.
+    fn defragmenting(&self, _active: bool) {}
+    /// A defragmentation was successful.
+    fn defragmented(&self, _took: Duration) {}
+    /// A hash was computed.
+    fn hashed(&self, _took: Duration, _by_revision: bool) {}
+    /// A lease was granted.
+    fn lease_granted(&self, _ttl_seconds: i64) {}
+    /// A batch of a compaction was removed, for which apply waited.
+    fn compaction_step(&self, _took: Duration) {}
+    /// A compaction has finished.
+    fn compacted(&self, _took: Duration) {}
+    /// `/health` was asked.
+    fn health(&self, _ok: bool) {}
+    /// A check of `/livez` or `/readyz` was made.
+    fn health_check(&self, _probe: &str, _name: &str, _ok: bool) {}
 }
 
 impl ApplyObserver for Observer {
     fn lease_granted(&self, id: i64, ttl: i64) {
         self.lessor.granted(id, ttl);
+        self.metrics.lease_granted(ttl);
     }
 
     fn lease_revoked(&self, id: i64) {
@@ -52,13 +78,14 @@ impl ApplyObserver for Observer {
 
     fn applied(&self, command: &Command, outcome: &Outcome, took: Duration) {
         let slow = took > self.warning_apply_duration;
-        self.metrics.applied(took, outcome.is_ok(), slow);
+        let operation = Operation::of(command);
+        self.metrics.applied(operation, took, outcome.is_ok(), slow);
         if slow {
             tracing::warn!(
                 took = ?took,
                 "expected-duration" = ?self.warning_apply_duration,
                 prefix = "",
-                request = kind(command),
+                request = operation.name(),
                 response = "",
                 error = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default(),
                 "apply request took too long"
@@ -66,24 +93,11 @@ impl ApplyObserver for Observer {
         }
     }
 
+    fn installing(&self, active: bool) {
+        self.metrics.installing(active);
+    }
+
     fn checkpointed(&self, took: Duration) {
         self.metrics.checkpointed(took);
-    }
-}
-
-/// Which request a command is; its content is not shown (contract 6.5).
-fn kind(command: &Command) -> &'static str {
-    match command.request {
-        Some(Request::Put(_)) => "put",
-        Some(Request::DeleteRange(_)) => "delete_range",
-        Some(Request::Txn(_)) => "txn",
-        Some(Request::Compaction(_)) => "compaction",
-        Some(Request::LeaseGrant(_)) => "lease_grant",
-        Some(Request::LeaseRevoke(_)) => "lease_revoke",
-        Some(Request::LeaseCheckpoint(_)) => "lease_checkpoint",
-        Some(Request::Alarm(_)) => "alarm",
-        Some(Request::MemberAttributes(_)) => "member_attributes",
-        Some(Request::ClusterVersion(_)) => "cluster_version",
-        None => "none",
     }
 }

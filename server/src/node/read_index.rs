@@ -43,16 +43,27 @@ pub async fn run(
 ) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, QUEUE_MAX).await > 0 {
+        let mut again = false;
         let result = loop {
             // Requests that have timed out need no answer.
             waiting.retain(|sender| !sender.is_closed());
             if waiting.is_empty() {
+                if again {
+                    status.read_rounds().failed.increment();
+                }
                 break Ok(0);
             }
             match round(&raft, &status, &forwarder).await {
                 Round::Index(index) => break Ok(index),
-                Round::Failed(error) => break Err(error),
-                Round::Again => tokio::time::sleep(NO_LEADER_PAUSE).await,
+                Round::Failed(error) => {
+                    status.read_rounds().failed.increment();
+                    break Err(error);
+                }
+                Round::Again => {
+                    again = true;
+                    status.read_rounds().slow.increment();
+                    tokio::time::sleep(NO_LEADER_PAUSE).await;
+                }
             }
         };
         for sender in waiting.drain(..) {
@@ -71,7 +82,7 @@ enum Round {
 async fn round(raft: &Raft, status: &NodeStatus, forwarder: &Forwarder) -> Round {
     let view = status.leader();
     if !raft.is_leader() {
-        let Some(leader) = view.leader else {
+        let Some(leader) = view.remote() else {
             return Round::Again;
         };
         // A leader answers within a round; a connection that hangs takes longer to be given up.

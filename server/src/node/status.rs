@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use openraft::metrics::RaftMetrics;
 use tokio::time::Instant;
 
+use crate::metrics::Counter;
 use crate::raft::applied::AppliedIndex;
 use crate::raft::leadership::{LeaderView, Leadership, MetricsReceiver};
 use crate::raft::types::TypeConfig;
@@ -21,6 +22,16 @@ pub struct NodeStatus {
     leading_since: parking_lot::Mutex<Option<Instant>>,
     /// Asked with every request, so kept apart from the membership.
     is_learner: AtomicBool,
+    read_rounds: ReadRounds,
+}
+
+/// How rounds for linearizable reads went (contract 6.4).
+#[derive(Debug, Default)]
+pub struct ReadRounds {
+    /// Started again: no leader, or no quorum in time.
+    pub slow: Counter,
+    /// Whose reads were refused, or waited in vain.
+    pub failed: Counter,
 }
 
 impl NodeStatus {
@@ -42,6 +53,7 @@ impl NodeStatus {
             applied,
             leading_since,
             is_learner: AtomicBool::new(false),
+            read_rounds: ReadRounds::default(),
         }
     }
 
@@ -55,6 +67,12 @@ impl NodeStatus {
     #[must_use]
     pub fn cluster_id(&self) -> u64 {
         self.cluster_id
+    }
+
+    /// How rounds for linearizable reads went.
+    #[must_use]
+    pub fn read_rounds(&self) -> &ReadRounds {
+        &self.read_rounds
     }
 
     /// Who leads.

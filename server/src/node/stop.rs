@@ -43,7 +43,8 @@ impl Node {
                 "leadership transfer starting"
             );
             let began = Instant::now();
-            if self.transfer_to(target, TRANSFER_WAIT).await.is_ok() {
+            let away = |leader| leader != local;
+            if self.transfer(target, TRANSFER_WAIT, away).await.is_ok() {
                 tracing::info!(
                     "local-member-id" = format!("{local:x}"),
                     "transferee-member-id" = format!("{target:x}"),
@@ -56,18 +57,26 @@ impl Node {
         tracing::warn!("leadership transfer did not complete; stopping anyway");
     }
 
-    /// Makes another voter lead; returns when this member no longer does.
+    /// Makes another voter lead; returns when it does (contract 2.10).
     ///
     /// # Errors
-    /// Timeout.
+    /// Timeout, also when yet another member has come to lead.
     pub async fn transfer_to(&self, target: u64, wait: Duration) -> Result<(), NodeError> {
+        self.transfer(target, wait, |leader| leader == target).await
+    }
+
+    /// Hands leadership to `target` and waits for a leader that will do.
+    async fn transfer(
+        &self,
+        target: u64,
+        wait: Duration,
+        will_do: impl Fn(u64) -> bool,
+    ) -> Result<(), NodeError> {
         let mut metrics = self.status.watch_metrics();
         if self.raft.trigger().transfer_leader(target).await.is_err() {
             return Err(Error::Stopped.into());
         }
-        let local = self.status.member_id();
-        let handed_over = metrics
-            .wait_for(|metrics| metrics.current_leader.is_some_and(|leader| leader != local));
+        let handed_over = metrics.wait_for(|metrics| metrics.current_leader.is_some_and(&will_do));
         match tokio::time::timeout(wait, handed_over).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::Stopped.into()),

@@ -139,6 +139,12 @@ impl WatchHub {
         let slow = sum(|shard| &shard.slow_watchers);
         (watchers, slow, self.streams.load(Ordering::Relaxed))
     }
+
+    /// Events that wait to be sent, and events sent so far.
+    #[must_use]
+    pub fn events(&self) -> (usize, u64) {
+        (self.budget.pending_events(), self.budget.sent_events())
+    }
 }
 
 /// The member is stopping.

@@ -115,7 +115,7 @@ async fn serve(config: &Config, descriptors: u64) -> Result<Option<i32>> {
         .map_err(|error| anyhow!(error))?;
     let metrics = Arc::new(Metrics::new(config));
     let ready = Arc::new(OnceLock::new());
-    metrics.read_node(Arc::clone(&ready));
+    metrics.read_node(&ready);
     let page = Arc::clone(&metrics);
     let server = Server::start(
         server_config,

@@ -93,6 +93,15 @@ pub struct LeaderView {
     pub is_local: bool,
 }
 
+impl LeaderView {
+    /// The leader, if it is another member. A view that still names this one is older than its
+    /// end as the leader: what is asked of it now would only come back to this member.
+    #[must_use]
+    pub fn remote(&self) -> Option<u64> {
+        self.leader.filter(|_| !self.is_local)
+    }
+}
+
 impl Leadership {
     /// Nobody has been heard yet.
     #[must_use]

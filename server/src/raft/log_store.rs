@@ -7,12 +7,13 @@
 //! - The cache holds a suffix of the log, and every entry that is not durable yet.
 //! - Entries keep their identity from proposal to apply: the batch that apply reads from the cache
 //!   still carries the waiting requests of its proposer. So an entry leaves the cache only once it
-//!   was handed to apply, unless the cache has grown far beyond its bound.
+//!   was handed to apply, unless the cache has grown far beyond its bound. One with waiting requests
+//!   is then kept beside the cache, and takes the place of what the log gives back for it.
 //! - A vote or a truncation is durable when the call returns; a purge is only marked.
 //!
 //! Left to others: what entries mean, when to purge, and ending the process after a failure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
@@ -35,8 +36,9 @@ use super::wal::{Done, LogPosition, Wal, WalEntry, WalError};
 /// behind never read the disk.
 const CACHE_BYTES: usize = 32 << 20;
 
-/// Beyond this, durable entries leave the cache although they were not applied yet: their waiting
-/// requests end in a timeout, memory stays bounded. Reached only if apply stands still.
+/// Beyond this, durable entries leave the cache although they were not applied yet. Reached only if
+/// apply stands still. Those with waiting requests stay in memory: they are no more than a proposer
+/// may have under way.
 const CACHE_BYTES_MAX: usize = 4 * CACHE_BYTES;
 
 /// What an entry costs in the cache beside its bytes.
@@ -122,7 +124,7 @@ struct Shared {
 }
 
 /// - `cache` holds the entries `cache_first..next`; it is empty if `cache_first == next`.
-/// - Entries `first..cache_first` are in the log only.
+/// - Entries `first..cache_first` are in the log only, but for those in `awaited`.
 struct State {
     first: u64,
     next: u64,
@@ -133,6 +135,8 @@ struct State {
     cache: VecDeque<Cached>,
     cache_first: u64,
     cache_bytes: usize,
+    /// Entries that left the cache before they were handed to apply, and that requests wait for.
+    awaited: BTreeMap<u64, Entry>,
 }
 
 struct Cached {
@@ -156,18 +160,42 @@ impl State {
 
     fn evict(&mut self, flushed_next: u64, streamed_next: u64) {
         while self.cache_bytes > CACHE_BYTES && self.cache_first < flushed_next {
-            if self.cache_first >= streamed_next && self.cache_bytes <= CACHE_BYTES_MAX {
+            let is_applied = self.cache_first < streamed_next;
+            if !is_applied && self.cache_bytes <= CACHE_BYTES_MAX {
                 break;
             }
-            self.pop_front();
+            if let Some(entry) = self.pop_front()
+                && !is_applied
+                && has_waiters(&entry)
+            {
+                self.awaited.insert(entry.log_id.index(), entry);
+            }
+        }
+        if !self.awaited.is_empty() {
+            self.awaited = self.awaited.split_off(&streamed_next);
         }
     }
 
-    fn pop_front(&mut self) {
-        if let Some(cached) = self.cache.pop_front() {
-            self.cache_bytes -= cached.bytes;
-            self.cache_first += 1;
+    fn pop_front(&mut self) -> Option<Entry> {
+        let cached = self.cache.pop_front()?;
+        self.cache_bytes -= cached.bytes;
+        self.cache_first += 1;
+        Some(cached.entry)
+    }
+
+    /// Entries that the log gave back, with the waiting requests of those that have some.
+    fn with_waiters(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        if self.awaited.is_empty() {
+            return entries;
         }
+        for entry in &mut entries {
+            if let Some(awaited) = self.awaited.get(&entry.log_id.index())
+                && awaited.log_id == entry.log_id
+            {
+                *entry = awaited.clone();
+            }
+        }
+        entries
     }
 
     fn truncate(&mut self, last: Option<LogId>) {
@@ -182,6 +210,7 @@ impl State {
             }
         }
         self.cache_first = self.cache_first.min(self.next);
+        self.awaited.split_off(&self.next);
         self.last = last.or(self.purged);
     }
 
@@ -190,6 +219,7 @@ impl State {
         while self.cache_first < first && !self.cache.is_empty() {
             self.pop_front();
         }
+        self.awaited = self.awaited.split_off(&first);
         self.purged = Some(purged);
         self.first = self.first.max(first);
         self.next = self.next.max(first);
@@ -198,6 +228,10 @@ impl State {
             self.last = Some(purged);
         }
     }
+}
+
+fn has_waiters(entry: &Entry) -> bool {
+    matches!(&entry.payload, EntryPayload::Normal(batch) if batch.has_waiters())
 }
 
 /// Where the next entries of a read come from.
@@ -250,7 +284,11 @@ impl Shared {
                 } else {
                     read()
                 };
-                stored?.into_iter().map(decode).collect()
+                let entries = stored?
+                    .into_iter()
+                    .map(decode)
+                    .collect::<Result<Vec<Entry>, _>>()?;
+                Ok(self.state.read().with_waiters(entries))
             }
         }
     }
@@ -367,6 +405,7 @@ impl LogStore {
             cache: VecDeque::new(),
             cache_first: next,
             cache_bytes: 0,
+            awaited: BTreeMap::new(),
         };
         let shared = Shared {
             wal,

@@ -182,7 +182,7 @@ async fn replication_and_streams_read_from_the_log_what_the_cache_does_not_hold(
         append(&mut store, entries.clone()).await;
         {
             let mut state = store.shared.state.write();
-            (0..30).for_each(|_| state.pop_front());
+            (0..30).for_each(|_| drop(state.pop_front()));
         }
         let mut reader = store.get_log_reader().await;
         let some = reader.limited_get_log_entries(3, 40).await.unwrap();
@@ -353,4 +353,30 @@ async fn a_failed_disk_fails_appends_and_votes() {
     assert!(receiver.await.unwrap().is_err());
     let vote = codec::vote_from_proto(&keelsonpb::Vote::default());
     assert!(store.save_vote(&vote).await.is_err());
+}
+
+#[tokio::test]
+async fn an_entry_that_leaves_the_cache_before_apply_keeps_its_waiting_requests() {
+    let disk = MemoryDisk::new();
+    let mut store = reopened(&disk).await;
+    let awaited = Entry {
+        log_id: LogId::new(1.into(), 0),
+        payload: EntryPayload::Normal(Batch::propose(Vec::new(), Vec::new())),
+    };
+    append(&mut store, vec![awaited]).await;
+    for index in 1..6 {
+        append(&mut store, vec![entry(index, CACHE_BYTES)]).await;
+    }
+    append(&mut store, vec![entry(6, 1)]).await;
+    let cache_first = store.shared.state.read().cache_first;
+    assert!(cache_first > 0, "the cache is far beyond its bound");
+    let mut reader = store.get_log_reader().await;
+    let first = reader.entries_stream(0..2).await.next().await;
+    let EntryPayload::Normal(batch) = first.unwrap().unwrap().payload else {
+        panic!("no batch")
+    };
+    assert!(batch.take_waiters().is_some(), "somebody still waits");
+    append(&mut store, vec![entry(7, 1)]).await;
+    let awaited = store.shared.state.read().awaited.len();
+    assert_eq!(awaited, 0, "handed to apply: no longer kept");
 }

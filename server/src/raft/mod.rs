@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`types`], [`codec`] | openraft's type config; its types as protobuf |
 //! | [`wal`], [`log_store`] | the log on disk; openraft's view of it |
-//! | [`state_machine`], [`snapshot`] | apply and checkpoints; their way between members |
+//! | [`state_machine`], [`snapshot`], [`transfers`] | apply and checkpoints; their way between members |
 //! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
+//! | [`peer_stats`] | how much of it |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
 //! | [`force_new`] | a cluster of one out of what a member has |
@@ -19,10 +20,12 @@ pub mod leadership;
 pub mod log_store;
 mod member_log;
 pub mod network;
+pub mod peer_stats;
 pub mod peers;
 pub mod service;
 pub mod snapshot;
 pub mod state_machine;
+pub mod transfers;
 pub mod types;
 pub mod waiters;
 pub mod wal;

@@ -28,8 +28,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::codec;
+use super::peer_stats::PeerStats;
 use super::peers::{Peers, Purpose};
 use super::snapshot::{self, SnapshotHandle};
+use super::transfers::{Patience, Transfers};
 use super::types::{Node, TypeConfig};
 
 /// Log bytes to one follower that are sent and not answered. A few round trips' worth of full
@@ -66,8 +68,9 @@ pub struct Network {
     cluster_id: u64,
     /// A peer silent for longer than this counts as gone.
     silence_max: Duration,
-    /// Checkpoints on their way: the log they need is not purged (openraft-notes 3).
-    sending: Arc<AtomicUsize>,
+    /// Checkpoints on their way.
+    pub(super) transfers: Arc<Transfers>,
+    patience: Patience,
 }
 
 impl Network {
@@ -78,14 +81,26 @@ impl Network {
             peers,
             cluster_id,
             silence_max,
-            sending: Arc::default(),
+            transfers: Arc::default(),
+            patience: Patience::default(),
         }
     }
 
-    /// Number of checkpoints on their way to peers.
+    /// Checkpoints on their way to peers.
     #[must_use]
-    pub fn snapshots_in_flight(&self) -> usize {
-        self.sending.load(Ordering::Acquire)
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// How long a checkpoint on its way may stand still.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
     }
 
     fn client(&self, target: u64, purpose: Purpose) -> Client {
@@ -94,6 +109,28 @@ impl Network {
             target,
             purpose,
         }
+    }
+
+    /// What went to and came from a peer.
+    #[must_use]
+    pub fn stats(&self, target: u64) -> Arc<PeerStats> {
+        self.peers.stats(target)
+    }
+
+    /// Whether a peer answers the smallest call there is.
+    pub async fn hello(&self, target: u64) -> bool {
+        let Ok(channel) = self.peers.channel(target, Purpose::Control) else {
+            return false;
+        };
+        let message = keelsonpb::HelloRequest {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id: self.cluster_id,
+            from: self.peers.local_id(),
+            to: target,
+            server_version: keelson_proto::SERVER_VERSION.to_owned(),
+        };
+        let request = self.request(target, message);
+        RaftClient::new(channel).hello(request).await.is_ok()
     }
 
     /// A request with the metadata that the receiver checks.
@@ -146,7 +183,12 @@ impl Client {
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
+    fn stats(&self) -> Arc<PeerStats> {
+        self.network.peers.stats(self.target)
+    }
+
     fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
+        self.stats().sent_failures.increment();
         failed(&self.network.peers, self.target, status)
     }
 
@@ -168,6 +210,8 @@ impl Client {
             leadership_transfer: rpc.leadership_transfer,
         };
         let mut client = self.raft(Purpose::Control)?;
+        let stats = self.stats();
+        stats.sent_bytes.add(message.encoded_len() as u64);
         let mut request = self.network.request(self.target, message);
         request.set_timeout(option.soft_ttl());
         let response = if pre_vote {
@@ -179,6 +223,7 @@ impl Client {
             .map_err(|status| self.failed(&status))?
             .into_inner();
         self.heard();
+        stats.received_bytes.add(response.encoded_len() as u64);
         let vote = response.vote.as_ref().ok_or_else(|| missing("vote"))?;
         Ok(VoteResponse {
             vote: codec::vote_from_proto(vote),
@@ -197,14 +242,21 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>> {
         let mut client = self.raft(Purpose::Control)?;
-        let mut request = self.network.request(self.target, append_to_proto(&rpc));
+        let message = append_to_proto(&rpc);
+        let stats = self.stats();
+        stats.sent_bytes.add(message.encoded_len() as u64);
+        let mut request = self.network.request(self.target, message);
         request.set_timeout(option.soft_ttl());
         let response = client
             .heartbeat(request)
             .await
-            .map_err(|status| self.failed(&status))?
+            .map_err(|status| {
+                stats.heartbeat_failures.increment();
+                self.failed(&status)
+            })?
             .into_inner();
         self.heard();
+        stats.received_bytes.add(response.encoded_len() as u64);
         Ok(match append_result(response)? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
@@ -250,12 +302,19 @@ impl RaftNetworkV2<TypeConfig> for Client {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let client = self.raft(Purpose::Log)?;
-        let _sending = Sending::begin(&self.network.sending);
+        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index());
+        let transfer = self.network.transfers.begin(index);
+        let stats = self.stats();
+        let timer = stats.snapshots_sent.begin();
         let send = snapshot::send(client, &self.network, self.target, vote, snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Ok(vote) => {
+                    transfer.installed();
+                    timer.succeeded();
+                    Ok(SnapshotResponse::new(vote))
+                }
                 Err(snapshot::SendError::Peer(status)) => Err(self.failed(&status).into()),
                 Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
             },
@@ -310,11 +369,15 @@ impl Client {
         let input = futures::stream::once(std::future::ready(first)).chain(input);
         let window = Arc::new(Window::default());
         let sent = Arc::clone(&window);
+        let stats = self.stats();
+        let sent_bytes = Arc::clone(&stats.sent_bytes);
         let outbound = input.then(move |request| {
-            let window = Arc::clone(&sent);
+            let (window, sent_bytes) = (Arc::clone(&sent), Arc::clone(&sent_bytes));
             async move {
                 let message = append_to_proto(&request);
-                window.enter(message.encoded_len()).await;
+                let bytes = message.encoded_len();
+                window.enter(bytes).await;
+                sent_bytes.add(bytes as u64);
                 message
             }
         });
@@ -325,50 +388,40 @@ impl Client {
             .await
             .map_err(|status| self.failed(&status))?
             .into_inner();
+        let received = Arc::clone(&stats.received_bytes);
         let state = (inbound, window, self, false);
         Ok(
-            futures::stream::unfold(state, |(mut inbound, window, client, ended)| async move {
-                if ended {
-                    return None;
-                }
-                let item = loop {
-                    match tokio::time::timeout(PROGRESS_TIMEOUT, inbound.next()).await {
-                        Ok(None) => return None,
-                        Ok(Some(Ok(response))) => {
-                            window.leave();
-                            client.heard();
-                            break append_result(response);
-                        }
-                        Ok(Some(Err(status))) => break Err(client.failed(&status)),
-                        Err(_) if window.is_empty() => {}
-                        Err(_) => {
-                            let status = Status::deadline_exceeded("log stream makes no progress");
-                            break Err(client.failed(&status));
-                        }
+            futures::stream::unfold(state, move |(mut inbound, window, client, ended)| {
+                let received = Arc::clone(&received);
+                async move {
+                    if ended {
+                        return None;
                     }
-                };
-                // After a conflict, a higher vote or a failure openraft opens a new stream.
-                let ended = !matches!(item, Ok(Ok(_)));
-                Some((item, (inbound, window, client, ended)))
+                    let item = loop {
+                        match tokio::time::timeout(PROGRESS_TIMEOUT, inbound.next()).await {
+                            Ok(None) => return None,
+                            Ok(Some(Ok(response))) => {
+                                window.leave();
+                                client.heard();
+                                received.add(response.encoded_len() as u64);
+                                break append_result(response);
+                            }
+                            Ok(Some(Err(status))) => break Err(client.failed(&status)),
+                            Err(_) if window.is_empty() => {}
+                            Err(_) => {
+                                let status =
+                                    Status::deadline_exceeded("log stream makes no progress");
+                                break Err(client.failed(&status));
+                            }
+                        }
+                    };
+                    // After a conflict, a higher vote or a failure openraft opens a new stream.
+                    let ended = !matches!(item, Ok(Ok(_)));
+                    Some((item, (inbound, window, client, ended)))
+                }
             })
             .boxed(),
         )
-    }
-}
-
-/// Counts a checkpoint on its way.
-struct Sending(Arc<AtomicUsize>);
-
-impl Sending {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -6,12 +6,14 @@
 //! - What "has a leader" needs is timed here, where messages arrive (openraft-notes 6).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use super::peer_stats::PeerStats;
 use super::types::{Membership, StoredMembership};
 
 /// How long a TCP connection to a peer may take to come up.
@@ -63,6 +65,7 @@ struct Inner {
     /// Next URL to try, for members that have several.
     attempts: HashMap<u64, usize>,
     heard: HashMap<u64, Heard>,
+    stats: HashMap<u64, Arc<PeerStats>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,10 +101,12 @@ impl Peers {
             urls,
             channels,
             heard,
+            stats,
             ..
         } = &mut *inner;
         channels.retain(|(id, _), _| urls.contains_key(id));
         heard.retain(|id, _| urls.contains_key(id));
+        stats.retain(|id, _| urls.contains_key(id));
     }
 
     /// The other members' ids, ascending.
@@ -139,6 +144,22 @@ impl Peers {
         let channel = connect_lazily(&url)?;
         inner.channels.insert((id, purpose), (url, channel.clone()));
         Ok(channel)
+    }
+
+    /// The members, this one among them.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        self.inner.lock().urls.keys().copied().collect()
+    }
+
+    /// The numbers of a peer. Those of somebody who is no member count nowhere.
+    #[must_use]
+    pub fn stats(&self, id: u64) -> Arc<PeerStats> {
+        let mut inner = self.inner.lock();
+        if !inner.urls.contains_key(&id) {
+            return Arc::default();
+        }
+        Arc::clone(inner.stats.entry(id).or_default())
     }
 
     /// A call to a member failed to reach it: its next connection tries its next URL.

@@ -16,6 +16,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -134,8 +135,10 @@ impl RaftService {
         request: Request<keelsonpb::VoteRequest>,
         pre_vote: bool,
     ) -> Result<Response<keelsonpb::VoteResponse>, Status> {
-        self.context.check(request.metadata())?;
+        let from = self.context.check(request.metadata())?;
         let message = request.into_inner();
+        let stats = self.context.peers.stats(from);
+        stats.received_bytes.add(message.encoded_len() as u64);
         let rpc = VoteRequest::<TypeConfig> {
             vote: required_vote(message.vote.as_ref())?,
             last_log_id: message.last_log_id.as_ref().map(codec::log_id_from_proto),
@@ -147,11 +150,13 @@ impl RaftService {
             self.raft.vote(rpc).await
         };
         let response = response.map_err(|error| fatal(&error))?;
-        Ok(Response::new(keelsonpb::VoteResponse {
+        let answer = keelsonpb::VoteResponse {
             vote: Some(codec::vote_to_proto(&response.vote)),
             vote_granted: response.vote_granted,
             last_log_id: response.last_log_id.as_ref().map(codec::log_id_to_proto),
-        }))
+        };
+        stats.sent_bytes.add(answer.encoded_len() as u64);
+        Ok(Response::new(answer))
     }
 }
 
@@ -209,8 +214,13 @@ impl raft_server::Raft for RaftService {
         let mut inbound = request.into_inner();
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
         let context = Arc::clone(&self.context);
+        let stats = context.peers.stats(from);
+        let sent_bytes = Arc::clone(&stats.sent_bytes);
         tokio::spawn(async move {
             while let Some(message) = inbound.next().await {
+                if let Ok(message) = &message {
+                    stats.received_bytes.add(message.encoded_len() as u64);
+                }
                 let request =
                     match message
                         .map_err(|status| status.to_string())
@@ -219,6 +229,7 @@ impl raft_server::Raft for RaftService {
                         }) {
                         Ok(request) => request,
                         Err(reason) => {
+                            stats.received_failures.increment();
                             tracing::debug!(from = format!("{from:x}"), reason, "log stream ended");
                             break;
                         }
@@ -233,7 +244,11 @@ impl raft_server::Raft for RaftService {
         let outbound = self
             .raft
             .stream_append(ReceiverStream::new(receiver))
-            .map(|result| Ok(append_to_proto(result)));
+            .map(move |result| {
+                let answer = append_to_proto(result);
+                sent_bytes.add(answer.encoded_len() as u64);
+                Ok(answer)
+            });
         Ok(Response::new(Box::pin(outbound)))
     }
 
@@ -241,8 +256,11 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<keelsonpb::AppendRequest>,
     ) -> Result<Response<keelsonpb::AppendResponse>, Status> {
-        self.context.check(request.metadata())?;
-        let rpc = append_from_proto(request.into_inner())?;
+        let from = self.context.check(request.metadata())?;
+        let message = request.into_inner();
+        let stats = self.context.peers.stats(from);
+        stats.received_bytes.add(message.encoded_len() as u64);
+        let rpc = append_from_proto(message)?;
         self.context.leadership.heard_from_leader(&rpc.vote);
         let prev = rpc.prev_log_id;
         let response = self
@@ -260,7 +278,9 @@ impl raft_server::Raft for RaftService {
             }
             AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
         };
-        Ok(Response::new(append_to_proto(Ok(result))))
+        let answer = append_to_proto(Ok(result));
+        stats.sent_bytes.add(answer.encoded_len() as u64);
+        Ok(Response::new(answer))
     }
 
     async fn transfer_leader(
@@ -301,8 +321,11 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<keelsonpb::SnapshotChunk>>,
     ) -> Result<Response<keelsonpb::InstallSnapshotResponse>, Status> {
         let from = self.context.check(request.metadata())?;
-        let heard = || {
+        let stats = self.context.peers.stats(from);
+        let timer = stats.snapshots_received.begin();
+        let heard = |bytes: usize| {
             self.context.peers.heard(from, self.context.silence_max);
+            stats.received_bytes.add(bytes as u64);
         };
         let vote = snapshot::receive(
             &self.raft,
@@ -314,6 +337,7 @@ impl raft_server::Raft for RaftService {
             heard,
         )
         .await?;
+        timer.succeeded();
         Ok(Response::new(keelsonpb::InstallSnapshotResponse {
             vote: Some(codec::vote_to_proto(&vote)),
         }))
@@ -382,3 +406,7 @@ fn append_to_proto(
         result: Some(answer),
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -12,14 +12,16 @@ use keelson_state::mvcc::index::Restore;
 use keelson_state::store::{Checkpoint, Incoming, KeeperHandle, Received, StoreError};
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::codec::{self, CodecError};
 use super::network::Network;
 use super::service::{Raft, fatal, required_vote};
+use super::transfers::Progress;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use crate::metrics::Counter;
 
 /// openraft's snapshot with our handle.
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotHandle>;
@@ -133,9 +135,29 @@ pub(super) async fn send(
     };
     let bytes: u64 = start.files.iter().map(|file| file.length).sum();
     let (chunks, outbound) = mpsc::channel(PIECES_AHEAD);
-    let reading = tokio::task::spawn_blocking(move || read_files(&checkpoint, start, &chunks));
-    let request = network.request(target, ReceiverStream::new(outbound));
-    let response = client.install_snapshot(request).await;
+    let stats = network.stats(target);
+    let given_up = CancellationToken::new();
+    // Reading ends with this call, whatever becomes of the transport's end of the pieces.
+    let _ends_reading = given_up.clone().drop_guard();
+    let runtime = tokio::runtime::Handle::current();
+    let outlet = Outlet {
+        chunks,
+        given_up: given_up.clone(),
+        sent_bytes: Arc::clone(&stats.sent_bytes),
+        runtime,
+    };
+    let reading = tokio::task::spawn_blocking(move || read_files(&checkpoint, start, &outlet));
+    let progress = Progress::new(network.patience(), bytes);
+    let request = network.request(target, progress.watch(outbound));
+    let response = tokio::select! {
+        response = client.install_snapshot(request) => response,
+        () = progress.stalled() => {
+            let reason = "snapshot transfer makes no progress";
+            tracing::warn!(to = format!("{target:x}"), bytes, "{reason}; given up");
+            given_up.cancel();
+            Err(Status::deadline_exceeded(reason))
+        }
+    };
     // When the peer hangs up, reading ends with it; a read error explains a broken stream better.
     if let Ok(Err(error)) = reading.await {
         return Err(error.into());
@@ -154,17 +176,35 @@ pub(super) async fn send(
         .ok_or(SendError::NoVote)
 }
 
+/// Where the pieces go, for a thread that may block.
+struct Outlet {
+    chunks: mpsc::Sender<keelsonpb::SnapshotChunk>,
+    given_up: CancellationToken,
+    sent_bytes: Arc<Counter>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Outlet {
+    /// Waits until the transport has room; whether the transfer goes on.
+    fn send(&self, chunk: Chunk) -> bool {
+        let message = keelsonpb::SnapshotChunk { chunk: Some(chunk) };
+        self.sent_bytes.add(message.encoded_len() as u64);
+        self.runtime.block_on(async {
+            tokio::select! {
+                sent = self.chunks.send(message) => sent.is_ok(),
+                () = self.given_up.cancelled() => false,
+            }
+        })
+    }
+}
+
 /// Reads a checkpoint's files into the stream, on a thread of the blocking pool.
 fn read_files(
     checkpoint: &Checkpoint,
     start: keelsonpb::SnapshotStart,
-    chunks: &mpsc::Sender<keelsonpb::SnapshotChunk>,
+    outlet: &Outlet,
 ) -> Result<(), StoreError> {
-    let send = |chunk| {
-        let message = keelsonpb::SnapshotChunk { chunk: Some(chunk) };
-        chunks.blocking_send(message).is_ok()
-    };
-    if !send(Chunk::Start(start)) {
+    if !outlet.send(Chunk::Start(start)) {
         return Ok(());
     }
     for (file, entry) in checkpoint.files().iter().enumerate() {
@@ -178,7 +218,7 @@ fn read_files(
                 crc32c: crc32c::crc32c(&bytes),
                 bytes,
             };
-            if !send(Chunk::Data(data)) {
+            if !outlet.send(Chunk::Data(data)) {
                 return Ok(());
             }
             offset += length;
@@ -202,7 +242,7 @@ pub(super) async fn receive(
     cluster_id: u64,
     mut inbound: Streaming<keelsonpb::SnapshotChunk>,
     from: u64,
-    heard: impl Fn(),
+    heard: impl Fn(usize),
 ) -> Result<Vote, Status> {
     let first = inbound.message().await?.and_then(|message| message.chunk);
     let Some(Chunk::Start(start)) = first else {
@@ -233,8 +273,9 @@ pub(super) async fn receive(
         .map_err(|error| refused(&error))?;
     check_position(&incoming, &meta)?;
     while let Some(message) = inbound.next().await {
-        heard();
-        let Some(Chunk::Data(data)) = message?.chunk else {
+        let message = message?;
+        heard(message.encoded_len());
+        let Some(Chunk::Data(data)) = message.chunk else {
             return Err(Status::invalid_argument("snapshot with two starts"));
         };
         if crc32c::crc32c(&data.bytes) != data.crc32c {
@@ -306,3 +347,7 @@ fn refused(error: &StoreError) -> Status {
     tracing::warn!(error = %error, "snapshot refused");
     Status::failed_precondition(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -47,6 +47,8 @@ pub trait ApplyObserver: Send + Sync + 'static {
     fn compaction_scheduled(&self);
     /// Applying a command took this long.
     fn applied(&self, command: &Command, outcome: &Outcome, took: Duration);
+    /// A checkpoint of another member begins to be installed, or no longer is.
+    fn installing(&self, active: bool);
     /// A checkpoint is durable.
     fn checkpointed(&self, took: Duration);
 }
@@ -389,6 +391,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         let keeper = self.shared.keeper.clone();
         let (received, index) = (snapshot.received, snapshot.restore.finish());
+        self.shared.observer.installing(true);
         let installed = tokio::task::spawn_blocking(move || keeper.install(received))
             .await
             .map_err(io::Error::other)?
@@ -403,6 +406,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shared.peers.set_stored(&self.membership);
         self.commands_since_checkpoint = 0;
         self.finish_entry(term, last);
+        self.shared.observer.installing(false);
+        // What the checkpoint had not removed yet is removed here; somebody may wait for it.
+        self.shared.observer.compaction_scheduled();
         // Their outcomes are inside the checkpoint, unseen.
         self.shared
             .forwarded

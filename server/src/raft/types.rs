@@ -119,6 +119,12 @@ impl Batch {
         Ok(keelsonpb::Batch::decode(self.inner.encoded.clone())?.commands)
     }
 
+    /// Whether requests wait for it.
+    #[must_use]
+    pub fn has_waiters(&self) -> bool {
+        self.inner.waiters.lock().is_some()
+    }
+
     /// The waiting requests, once; `None` on members that did not propose the batch.
     #[must_use]
     pub fn take_waiters(&self) -> Option<Waiters> {

@@ -10,8 +10,13 @@ use tower::Service as _;
 use crate::support::{Cluster, eventually, soon};
 
 /// Status line's code, header lines and body of an HTTP/1.1 request.
-async fn http(cluster: &Cluster, method: &str, path: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(cluster.client_address(0)).await.unwrap();
+pub(crate) async fn http(
+    cluster: &Cluster,
+    i: usize,
+    method: &str,
+    path: &str,
+) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(cluster.client_address(i)).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
@@ -24,7 +29,7 @@ async fn http(cluster: &Cluster, method: &str, path: &str) -> (u16, String, Stri
 }
 
 async fn body(cluster: &Cluster, path: &str) -> (u16, String) {
-    let (code, _, body) = http(cluster, "GET", path).await;
+    let (code, _, body) = http(cluster, 0, "GET", path).await;
     (code, body)
 }
 
@@ -43,7 +48,7 @@ async fn health_tells_of_alarms() {
     let well = (200, r#"{"health":"true","reason":""}"#.to_owned());
     assert_eq!(body(&cluster, "/health").await, well);
     assert_eq!(body(&cluster, "/health?serializable=true").await, well);
-    let (code, head, _) = http(&cluster, "POST", "/health").await;
+    let (code, head, _) = http(&cluster, 0, "POST", "/health").await;
     assert_eq!(code, 405);
     assert!(head.contains("\r\nallow: get"), "{head}");
     raise(&cluster, AlarmType::Nospace).await;
@@ -67,7 +72,7 @@ async fn health_tells_of_alarms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_show_their_checks() {
     let cluster = Cluster::single().await;
-    let (code, head, text) = http(&cluster, "GET", "/livez").await;
+    let (code, head, text) = http(&cluster, 0, "GET", "/livez").await;
     assert_eq!((code, text.as_str()), (200, "ok\n"));
     assert!(head.contains("content-type: text/plain"), "{head}");
     let verbose = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n\

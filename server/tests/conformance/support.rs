@@ -12,11 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use keelson::metrics::grpc::GrpcMetrics;
+use keelson::config::{Config, Settings};
+use keelson::metrics::Metrics;
 use keelson::node::config::{AutoCompaction, NodeConfig};
-use keelson::node::observer::NodeMetrics;
-use keelson::node::start::NodeObservers;
-use keelson::raft::wal::SyncObserver;
 use keelson::server::{Server, ServerConfig};
 use keelson::transport::ListenAddress;
 use keelson_proto::error::Error;
@@ -24,12 +22,13 @@ use keelson_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, MemberAddRequest,
     MemberRemoveRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
     StatusRequest, StatusResponse, cluster_client::ClusterClient, kv_client::KvClient,
-    lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op::Request,
+    lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op,
     watch_client::WatchClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a condition may take to come true: generous, for a busy machine.
@@ -61,20 +60,6 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
 }
 
-struct NoMetrics;
-
-impl NodeMetrics for NoMetrics {
-    fn applied(&self, _: Duration, _: bool, _: bool) {}
-    fn checkpointed(&self, _: Duration) {}
-    fn proposal_began(&self) {}
-    fn proposal_ended(&self, _: bool) {}
-    fn leader(&self, _: bool, _: bool) {}
-}
-
-impl SyncObserver for NoMetrics {
-    fn synced(&self, _: Duration, _: u64, _: u64) {}
-}
-
 /// Ports that were free a moment ago.
 fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<_> = (0..count)
@@ -88,22 +73,28 @@ fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
+/// All numbers at zero.
+fn no_metrics() -> Arc<Metrics> {
+    let config = Config::from_settings(&Settings::default()).unwrap();
+    Arc::new(Metrics::new(&config))
+}
+
 /// A member of a [`Cluster`].
 pub(crate) struct Member {
     config: ServerConfig,
     server: Option<Server>,
+    metrics: Arc<Metrics>,
 }
 
 impl Member {
     async fn start(&mut self) -> anyhow::Result<()> {
-        let observers = NodeObservers {
-            metrics: Arc::new(NoMetrics),
-            wal: Arc::new(NoMetrics),
-        };
+        let metrics = no_metrics();
         let stop = CancellationToken::new();
-        let page = Arc::new(String::new);
         let ready = Arc::new(OnceLock::new());
-        let grpc = Arc::new(GrpcMetrics::new(false));
+        metrics.read_node(&ready);
+        self.metrics = Arc::clone(&metrics);
+        let (observers, grpc) = (metrics.observers(), Arc::clone(&metrics.grpc));
+        let page = Arc::new(move || metrics.page());
         let starting = Server::start(self.config.clone(), observers, page, grpc, ready, &stop);
         self.server = soon("the member starts", starting).await?;
         anyhow::ensure!(self.server.is_some(), "stopped before it served");
@@ -145,6 +136,7 @@ impl Cluster {
             Member {
                 config,
                 server: None,
+                metrics: no_metrics(),
             }
         };
         let mut members: Vec<Member> = (0..count).map(member).collect();
@@ -180,6 +172,7 @@ impl Cluster {
         self.members.push(Member {
             config,
             server: None,
+            metrics: no_metrics(),
         });
         i
     }
@@ -296,6 +289,11 @@ impl Cluster {
         self.members[i].config.listen_peers[0].to_string()
     }
 
+    /// What a member has counted since it was started last.
+    pub(crate) fn metrics(&self, i: usize) -> &Metrics {
+        &self.members[i].metrics
+    }
+
     pub(crate) fn channel(&self, i: usize) -> Channel {
         channel(self.client_address(i))
     }
@@ -409,6 +407,20 @@ fn server_config(node: NodeConfig, peer_port: u16, client_port: u16) -> ServerCo
         keepalive_timeout: Duration::from_secs(20),
         connections_max: 10_000,
     }
+}
+
+/// A call as one member makes it to another.
+pub(crate) fn peer_request<T>(cluster: u64, from: u64, to: u64, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    for (name, value) in [
+        ("keelson-cluster-id", format!("{cluster:x}")),
+        ("keelson-from", format!("{from:x}")),
+        ("keelson-to", format!("{to:x}")),
+        ("keelson-protocol", "1".to_owned()),
+    ] {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    request
 }
 
 fn channel(address: SocketAddr) -> Channel {
@@ -604,13 +616,13 @@ pub(crate) fn op(request: impl Into<Op>) -> RequestOp {
 }
 
 /// An operation of a transaction.
-pub(crate) struct Op(Request);
+pub(crate) struct Op(request_op::Request);
 
 macro_rules! op_from {
     ($type:ident, $variant:ident) => {
         impl From<keelson_proto::etcdserverpb::$type> for Op {
             fn from(request: keelson_proto::etcdserverpb::$type) -> Self {
-                Self(Request::$variant(request))
+                Self(request_op::Request::$variant(request))
             }
         }
     };

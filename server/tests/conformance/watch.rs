@@ -384,11 +384,21 @@ async fn previous_values_come_with_every_event_but_a_creation() {
     assert_eq!(previous(&stream.events(4).await), expected);
     stream.create(from(2, request())).await;
     assert_eq!(previous(&stream.events(4).await), expected);
-    // The event at the compact revision is still sent; the value before it may be gone.
+    // The event at the compact revision is still sent; the value before it is compacted away, also
+    // where it is still at hand (as etcd, which reads it at the revision before).
     kv.compact(compact(4)).await.unwrap();
     stream.create(from(4, request())).await;
     let events = stream.events(2).await;
     assert_eq!(seen(&events[0]), (EventType::Delete, "a".into(), 4));
+    assert_eq!(previous(&events), [None, None]);
+    put_ok(&mut kv, "b", "1").await;
+    put_ok(&mut kv, "b", "2").await;
+    kv.compact(compact(7)).await.unwrap();
+    let mut other = Stream::open(&cluster, 0).await;
+    other.create(from(7, request())).await;
+    put_ok(&mut kv, "b", "3").await;
+    let events = other.events(2).await;
+    assert_eq!(previous(&events), [None, Some(("2".into(), 7))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

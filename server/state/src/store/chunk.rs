@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::codec::{Cursor, Damage, len_u32, put_u32, put_varint, read_checked};
 use super::dead::DeadBits;
 use super::error::StoreError;
+use super::rebuild;
 use super::record::{RECORD_BYTES_MAX, RecordHeader, record_checksum};
 use super::segment::StoreFile;
 use crate::revision::Revision;
@@ -34,7 +35,7 @@ const CHUNK_RECORDS: usize = 1 << 16;
 /// The smallest index entry: seven varints of a byte and a checksum.
 const INDEX_ENTRY_LEN_MIN: usize = 11;
 /// The tombstone flag beside `sub`.
-const TOMBSTONE: u32 = 1 << 31;
+pub(crate) const TOMBSTONE: u32 = 1 << 31;
 
 /// Where a record of a chunk is: 12 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,8 @@ pub(crate) struct Chunk {
     records_len: u32,
     index_len: u32,
     index_crc32c: u32,
+    /// The index block, if the one on disk is damaged.
+    rebuilt: Option<Bytes>,
     slots: Box<[Slot]>,
     pub(crate) dead: DeadBits,
 }
@@ -200,20 +203,62 @@ impl Chunk {
 
     /// Reads and checks the index block.
     pub(crate) fn read_index(&self) -> Result<IndexBlock, StoreError> {
-        let offset = self.offset + u64::from(self.records_len);
+        let bytes = match &self.rebuilt {
+            Some(rebuilt) => rebuilt.clone(),
+            None => self.read_index_bytes()?,
+        };
+        Ok(self.index_block(bytes))
+    }
+
+    fn index_block(&self, bytes: Bytes) -> IndexBlock {
+        IndexBlock {
+            bytes,
+            position: 0,
+            base: self.index_offset(),
+            main: self.base_main,
+            file: self.file.clone(),
+        }
+    }
+
+    fn index_offset(&self) -> u64 {
+        self.offset + u64::from(self.records_len)
+    }
+
+    fn read_index_bytes(&self) -> Result<Bytes, StoreError> {
+        let offset = self.index_offset();
         let mut bytes = vec![0; self.index_len as usize];
         self.file.read_exact_at(&mut bytes, offset)?;
         if crc32c::crc32c(&bytes) != self.index_crc32c {
             let detail = "index checksum does not match";
             return Err(StoreError::corrupt(&self.file.path, offset, detail));
         }
-        Ok(IndexBlock {
-            bytes: Bytes::from(bytes),
-            position: 0,
-            base: offset,
-            main: self.base_main,
-            file: self.file.clone(),
-        })
+        Ok(Bytes::from(bytes))
+    }
+
+    /// Reads the index block, or makes it from the records anew if the one on disk is damaged. The
+    /// bytes are those that were written, or the damage stands: the footer has their checksum.
+    fn read_or_rebuild_index(&mut self) -> Result<IndexBlock, StoreError> {
+        let damage = match self.read_index_bytes() {
+            Ok(bytes) => return Ok(self.index_block(bytes)),
+            Err(error) if matches!(error, StoreError::Corrupt { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        let frames = self.read_frames(0, self.records_len)?;
+        let index =
+            rebuild::index_of(&frames, self.offset).map_err(|found| found.at(&self.file.path))?;
+        let is_whole =
+            index.len() == self.index_len as usize && crc32c::crc32c(&index) == self.index_crc32c;
+        if !is_whole {
+            return Err(damage);
+        }
+        tracing::warn!(
+            path = %self.file.path.display(),
+            offset = self.index_offset(),
+            "index block is damaged; rebuilt from its records, all of which are sound"
+        );
+        let index = Bytes::from(index);
+        self.rebuilt = Some(index.clone());
+        Ok(self.index_block(index))
     }
 
     /// Reads the footer of the chunk that ends at `end`, and tells where the chunk begins.
@@ -249,10 +294,11 @@ impl Chunk {
             records_len: footer.records_len,
             index_len: footer.index_len,
             index_crc32c: footer.index_crc32c,
+            rebuilt: None,
             slots: Box::default(),
             dead: DeadBits::new(footer.records as usize),
         };
-        let mut block = chunk.read_index()?;
+        let mut block = chunk.read_or_rebuild_index()?;
         let mut slots: Vec<Slot> = Vec::with_capacity(footer.records as usize);
         let mut next_offset = 0u32;
         let mut last: Option<Revision> = None;
@@ -438,6 +484,7 @@ impl EncodedChunk {
             records_len: self.footer.records_len,
             index_len: self.footer.index_len,
             index_crc32c: self.footer.index_crc32c,
+            rebuilt: None,
             dead: DeadBits::new(self.slots.len()),
             slots: self.slots,
         }
@@ -503,6 +550,11 @@ impl ChunkBuilder {
         put_varint(index, header.key.len() as u64);
         index.extend_from_slice(&header.key);
         self.last_main = revision.main;
+    }
+
+    /// The index block alone.
+    pub(crate) fn into_index(self) -> Vec<u8> {
+        self.index
     }
 
     /// Encodes the chunk and empties the builder.

@@ -31,6 +31,7 @@ mod keeper;
 mod live;
 mod manifest;
 mod reader;
+mod rebuild;
 mod record;
 mod rewrite;
 mod scan;

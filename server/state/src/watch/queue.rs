@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -20,6 +20,22 @@ const TOTAL_BYTES_MAX: usize = 256 << 20;
 #[derive(Debug, Default)]
 pub struct QueueBudget {
     bytes: AtomicUsize,
+    pending_events: AtomicUsize,
+    sent_events: AtomicU64,
+}
+
+impl QueueBudget {
+    /// Events that are queued and not taken yet.
+    #[must_use]
+    pub fn pending_events(&self) -> usize {
+        self.pending_events.load(Ordering::Relaxed)
+    }
+
+    /// Events that were taken, to be sent.
+    #[must_use]
+    pub fn sent_events(&self) -> u64 {
+        self.sent_events.load(Ordering::Relaxed)
+    }
 }
 
 /// Which events of a revision.
@@ -40,6 +56,8 @@ pub struct EventBatch {
     pub header_revision: i64,
     /// Whether the watcher wants previous values.
     pub prev_kv: bool,
+    /// Previous values of events at or below this revision are compacted away, and not sent.
+    pub compact_revision: i64,
     /// Whether the response may be cut into fragments.
     pub fragment: bool,
     /// The events.
@@ -106,6 +124,23 @@ pub enum Item {
     },
 }
 
+impl Item {
+    /// How many events it holds.
+    fn events(&self) -> usize {
+        match self {
+            Self::Events(batch) => batch
+                .revisions
+                .iter()
+                .map(|(revision, indexes)| match indexes {
+                    Indexes::All => revision.events.len(),
+                    Indexes::Some(indexes) => indexes.len(),
+                })
+                .sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// Wakes a stream's sender; called when an empty queue gets an item.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
@@ -156,6 +191,10 @@ impl Queue {
             return Err(item);
         }
         self.budget.bytes.fetch_add(size, Ordering::Relaxed);
+        let events = item.events();
+        self.budget
+            .pending_events
+            .fetch_add(events, Ordering::Relaxed);
         self.append(inner, item, size);
         Ok(())
     }
@@ -192,6 +231,16 @@ impl Queue {
         let (item, size) = inner.items.pop_front()?;
         inner.bytes -= size;
         self.budget.bytes.fetch_sub(size, Ordering::Relaxed);
+        let events = item.events();
+        if events > 0 {
+            let QueueBudget {
+                pending_events,
+                sent_events,
+                ..
+            } = &*self.budget;
+            pending_events.fetch_sub(events, Ordering::Relaxed);
+            sent_events.fetch_add(events as u64, Ordering::Relaxed);
+        }
         // Woken at half, so that the shard does not refill one item at a time.
         let wake = inner.starved
             && inner.items.len() <= ITEMS_MAX / 2
@@ -211,9 +260,11 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.budget
-            .bytes
-            .fetch_sub(self.inner.get_mut().bytes, Ordering::Relaxed);
+        let inner = self.inner.get_mut();
+        let events = inner.items.iter().map(|(item, _)| item.events()).sum();
+        let budget = &self.budget;
+        budget.bytes.fetch_sub(inner.bytes, Ordering::Relaxed);
+        budget.pending_events.fetch_sub(events, Ordering::Relaxed);
     }
 }
 

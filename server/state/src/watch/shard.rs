@@ -20,6 +20,7 @@ use super::event::RevisionEvents;
 use super::interval::RangeMap;
 use super::queue::{EventBatch, Indexes, Item, Queue};
 use super::ring::{Ring, RingRead};
+use crate::mvcc::shared::NEVER_COMPACTED;
 
 /// A watch stream of this member.
 pub type StreamId = u64;
@@ -113,6 +114,8 @@ struct StreamState {
 pub struct Shard {
     ring: Arc<Ring>,
     cursor: i64,
+    /// The compact revision when it was last looked at.
+    compact_revision: i64,
     streams: HashMap<StreamId, StreamState>,
     /// Watchers of all streams.
     watchers: usize,
@@ -132,6 +135,7 @@ impl Shard {
         Self {
             ring,
             cursor: revision,
+            compact_revision: NEVER_COMPACTED,
             streams: HashMap::new(),
             watchers: 0,
             keys: HashMap::new(),
@@ -323,7 +327,8 @@ impl Shard {
             return;
         }
         let indexes = watcher.indexes(revision, indexes);
-        let batch = watcher.batch(revision.revision, vec![(Arc::clone(revision), indexes)]);
+        let events = vec![(Arc::clone(revision), indexes)];
+        let batch = watcher.batch(revision.revision, self.compact_revision, events);
         watcher.active = true;
         if stream.queue.try_push(Item::Events(batch)).is_err() {
             watcher.synced = false;
@@ -336,6 +341,7 @@ impl Shard {
     /// history jobs it returns. Watchers whose next revision is compacted away end here (W5).
     #[must_use]
     pub fn catch_up(&mut self, compact_revision: i64) -> Vec<HistoryJob> {
+        self.compact_revision = compact_revision;
         let mut behind: Vec<(i64, WatcherKey)> = Vec::new();
         for key in self.unsynced.clone() {
             let Some(stream) = self.streams.get(&key.0) else {
@@ -393,7 +399,8 @@ impl Shard {
                 Some(last) if revisions.len() == HISTORY_REVISIONS_MAX => last.revision,
                 _ => self.cursor,
             };
-            if !watcher.push_history(&stream.queue, self.cursor, &revisions, through) {
+            let position = (self.cursor, self.compact_revision);
+            if !watcher.push_history(&stream.queue, position, &revisions, through) {
                 return;
             }
         }
@@ -454,7 +461,8 @@ impl Shard {
             if watcher.next < job.from || watcher.next > part.through {
                 continue;
             }
-            if watcher.push_history(&stream.queue, self.cursor, &part.revisions, part.through)
+            let position = (self.cursor, self.compact_revision);
+            if watcher.push_history(&stream.queue, position, &part.revisions, part.through)
                 && watcher.next > self.cursor
             {
                 watcher.synced = true;
@@ -616,12 +624,14 @@ impl Watcher {
     fn batch(
         &self,
         header_revision: i64,
+        compact_revision: i64,
         revisions: Vec<(Arc<RevisionEvents>, Indexes)>,
     ) -> EventBatch {
         EventBatch {
             watch_id: self.spec.watch_id,
             header_revision,
             prev_kv: self.spec.prev_kv,
+            compact_revision,
             fragment: self.spec.fragment,
             revisions,
         }
@@ -631,7 +641,7 @@ impl Watcher {
     fn push_history(
         &mut self,
         queue: &Queue,
-        current: i64,
+        (current, compact): (i64, i64),
         revisions: &[Arc<RevisionEvents>],
         through: i64,
     ) -> bool {
@@ -650,7 +660,7 @@ impl Watcher {
             })
             .collect();
         if !wanted.is_empty() {
-            let batch = self.batch(current, wanted);
+            let batch = self.batch(current, compact, wanted);
             if queue.try_push(Item::Events(batch)).is_err() {
                 return false;
             }
