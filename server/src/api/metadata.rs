@@ -50,7 +50,7 @@ pub fn check_stream(node: &Arc<Node>, metadata: &MetadataMap) -> Result<LeaderGu
 /// As [`check_stream`], for what learners serve too.
 ///
 /// # Errors
-/// As [`check_anywhere`].
+/// NoLeader, InvalidClientAPIVersion.
 pub fn check_stream_anywhere(
     node: &Arc<Node>,
     metadata: &MetadataMap,

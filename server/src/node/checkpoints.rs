@@ -20,7 +20,6 @@ pub async fn run(
     network: Network,
     mut checkpoints: mpsc::Receiver<Arc<Checkpoint>>,
 ) {
-    tokio::spawn(super::probe::run(Arc::clone(&node), network.clone()));
     let mut purged = 0;
     loop {
         // The node holds the sending side, so the queue does not close by itself.

@@ -32,7 +32,7 @@ use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
 use super::status::NodeStatus;
 use super::watch_hub::{History, WatchHub};
-use super::{Node, checkpoints, compactor, leases, peer_port, propose, read_index};
+use super::{Node, checkpoints, compactor, leases, peer_port, probe, propose, read_index};
 use crate::raft::applied::AppliedIndex;
 use crate::raft::bootstrap;
 use crate::raft::force_new::force_new_cluster;
@@ -490,6 +490,7 @@ async fn open(
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
     tokio::spawn(compactor::run_auto(Arc::clone(&node)));
+    tokio::spawn(probe::run(Arc::clone(&node), network.clone()));
     tokio::spawn(checkpoints::run(
         Arc::clone(&node),
         network,
@@ -580,14 +581,17 @@ async fn follow_leader(node: Arc<Node>) {
     loop {
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
-            _ = look.tick() => {}
+            _ = look.tick() => {
+                // A request that looked for the leader just before it changed may have opened a
+                // stream to the old one since.
+                node.forwarder.leader_changed(node.status.leader().remote());
+            }
             () = node.stopping.cancelled() => return,
         }
         node.status.look_for_role();
         let view = node.status.leader();
         if view.leader != known {
-            node.forwarder
-                .leader_changed(view.leader.filter(|_| !view.is_local));
+            node.forwarder.leader_changed(view.remote());
             node.metrics.leader(view.leader.is_some(), view.is_local);
             known = view.leader;
             let leader = view.leader.map(|id| format!("{id:x}")).unwrap_or_default();

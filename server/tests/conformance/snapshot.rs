@@ -450,3 +450,26 @@ async fn data_with_authentication_on_is_not_served() {
         "{refused}"
     );
 }
+
+/// It serves little, but a backup can be taken where it disturbs nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_gives_snapshots() {
+    let mut cluster = Cluster::single().await;
+    fill(&cluster).await;
+    let learner = cluster.prepare(&[0]);
+    cluster.add(0, learner, true).await;
+    cluster.restart(learner).await;
+    let current = cluster.hash_kv(0, 0).await;
+    let file = eventually("the learner has everything", async || {
+        let file = snapshot(&cluster, learner).await;
+        let status = Status::read(&open(&file)).unwrap();
+        (status.revision == current.hash_revision).then_some(file)
+    })
+    .await;
+    assert_eq!(hash_kv(&open(&file), 0).unwrap().hash, current.hash);
+    let shown = |text: &str| {
+        file.windows(text.len())
+            .any(|bytes| bytes == text.as_bytes())
+    };
+    assert!(shown(r#""isLearner":true"#) && shown(r#""learners":["#));
+}

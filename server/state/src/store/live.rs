@@ -28,7 +28,8 @@ pub struct LiveRecords {
     shared: Arc<Shared>,
     epoch: u64,
     to_main: i64,
-    dead: Arc<FrozenDead>,
+    /// Holds the tails it is about: let go once settled.
+    dead: Option<FrozenDead>,
     parts: Arc<[Part]>,
 }
 
@@ -43,25 +44,31 @@ impl StoreReader {
     pub(crate) fn live_records(&self, to_main: i64) -> LiveRecords {
         let shared = Arc::clone(self.shared());
         let table = shared.table.load_full();
-        let dead = Arc::new(FrozenDead::of(&table));
+        let dead = FrozenDead::of(&table);
         let parts = parts(&table, &dead, to_main);
         LiveRecords {
             epoch: shared.epoch.load(Ordering::Acquire),
             shared,
             to_main,
-            dead,
+            dead: Some(dead),
             parts,
         }
     }
 }
 
 impl LiveRecords {
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Lets go of memory that a checkpoint has written to files meanwhile. Compaction may have
     /// removed records since, but none that a pin at the compact revision keeps.
     pub(crate) fn settle(&mut self) {
+        let Some(dead) = self.dead.take() else { return };
         let table = self.shared.table.load_full();
         if self.shared.epoch.load(Ordering::Acquire) == self.epoch {
-            self.parts = parts(&table, &self.dead, self.to_main);
+            self.parts = parts(&table, &dead, self.to_main);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A record as the store sees it: a header that the key index needs, and opaque bytes.
 //!
-//! The bytes are the encoded `mvccpb.KeyValue` (design R1); the store never looks into them. What
+//! The bytes are the encoded `mvccpb.KeyValue` (design R1); the store looks into them only to make a
+//! damaged index block anew. What
 //! they do not contain (sub revision, tombstone flag) stands beside them, and the checksum covers
 //! both, in the form etcd hashes: the bucket key, then the value (store-notes 2).
 

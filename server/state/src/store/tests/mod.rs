@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod garbage;
+mod live;
 mod model;
 mod real;
 mod transfer;
