@@ -15,6 +15,7 @@
 mod clients;
 mod cluster;
 mod compaction;
+mod corruption;
 mod documents;
 mod faulty_members;
 mod http;
