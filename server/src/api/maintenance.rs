@@ -165,7 +165,11 @@ impl maintenance_server::Maintenance for MaintenanceService {
     ) -> Result<Response<Snapshots>, Status> {
         let guard = metadata::check_stream_anywhere(&self.node, request.metadata())?;
         let file = self.node.snapshot_file().await?;
-        Ok(Response::new(Box::pin(snapshot::stream(file, guard))))
+        Ok(Response::new(Box::pin(snapshot::stream(
+            file,
+            guard,
+            self.node.reader().clone(),
+        ))))
     }
 
     async fn move_leader(

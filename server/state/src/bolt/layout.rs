@@ -91,6 +91,12 @@ pub(crate) struct TreePlan {
     pub(crate) leaf_bytes: u64,
 }
 
+/// A leaf takes further pages while more than one part in so many would stay empty.
+const WASTE_DIVISOR: usize = 16;
+/// And while it has fewer pages than these: bbolt, which has such leaves too, copies a whole leaf to
+/// change it.
+const LEAF_PAGES_MAX: usize = 16;
+
 /// Fills leaves by lengths. The writer of pass 2 closes them by the same rule.
 #[derive(Clone, Debug)]
 pub(crate) struct LeafFill {
@@ -108,10 +114,15 @@ impl LeafFill {
         }
     }
 
-    /// Whether an entry belongs to the next leaf.
+    /// Whether an entry belongs to the next leaf. It does if it needs another page, unless too much
+    /// of the last one would stay empty: records of a little more than a page would double the file.
     pub(crate) fn closes_before(&self, key: usize, value: usize) -> bool {
         let bytes = ELEMENT_BYTES + key + value;
-        self.entries > 0 && (self.used + bytes > self.page_size || self.entries >= ELEMENTS_MAX)
+        let taken = self.used.next_multiple_of(self.page_size);
+        let is_wasteful =
+            (taken - self.used) * WASTE_DIVISOR > taken && taken < LEAF_PAGES_MAX * self.page_size;
+        self.entries > 0
+            && (self.entries >= ELEMENTS_MAX || (self.used + bytes > taken && !is_wasteful))
     }
 
     pub(crate) fn add(&mut self, key: usize, value: usize) {

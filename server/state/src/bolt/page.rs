@@ -7,6 +7,8 @@
 //! Integers are little-endian. A page with `overflow` n takes n + 1 page numbers as one run of
 //! bytes.
 
+use bytes::BytesMut;
+
 /// The page size that is written; others are read.
 pub const PAGE_BYTES: usize = 4096;
 /// Bytes of a page header.
@@ -46,7 +48,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut BytesMut) {
         out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.flags.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
@@ -76,7 +78,7 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// The meta page `id`, padded to the page size.
-    pub(crate) fn put(&self, id: u64, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, id: u64, out: &mut BytesMut) {
         let start = out.len();
         let header = Header {
             id,
@@ -124,7 +126,7 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// A leaf's element: flags, position counted from the element itself, lengths.
 pub(crate) fn put_leaf_element(
-    out: &mut Vec<u8>,
+    out: &mut BytesMut,
     flags: u32,
     pos: usize,
     key: usize,
@@ -136,7 +138,7 @@ pub(crate) fn put_leaf_element(
 }
 
 /// A branch's element: position counted from the element itself, key length, child.
-pub(crate) fn put_branch_element(out: &mut Vec<u8>, pos: usize, key: usize, child: u64) {
+pub(crate) fn put_branch_element(out: &mut BytesMut, pos: usize, key: usize, child: u64) {
     for word in [pos as u32, key as u32] {
         out.extend_from_slice(&word.to_le_bytes());
     }
@@ -176,7 +178,7 @@ mod tests {
             pages: 4,
             txid: 2,
         };
-        let mut page = Vec::new();
+        let mut page = BytesMut::new();
         meta.put(0, &mut page);
         assert_eq!(page.len(), 4096);
         assert_eq!(Meta::read(&page), Some(meta));

@@ -213,6 +213,24 @@ fn lengths_around_a_page_and_above() {
     }
 }
 
+/// Alone in its leaf, such a record would take two pages.
+#[test]
+fn records_of_a_little_more_than_a_page_share_their_last_one() {
+    for value in [300, 600, 1400, 2100, 4200, 9000, 70_000] {
+        let contents = many(200, value);
+        let file = write(&contents, PAGE_BYTES);
+        check_branches(&file, PAGE_BYTES);
+        assert_eq!(read(&file, Trust::Hash).unwrap(), contents);
+        let content = 200 * (value + 24);
+        let limit = content + content / 8 + 10 * PAGE_BYTES;
+        assert!(
+            file.len() < limit,
+            "values of {value}: {} bytes",
+            file.len()
+        );
+    }
+}
+
 #[test]
 fn a_key_that_does_not_fit_is_refused() {
     let mut bucket = SmallBucket::default();
@@ -372,7 +390,7 @@ fn hostile_metas_are_refused() {
         txid: 9,
     };
     let with = |meta: super::page::Meta, detail: &str| {
-        let mut page = Vec::new();
+        let mut page = bytes::BytesMut::new();
         meta.put(0, &mut page);
         page.resize(512, 0);
         refused(

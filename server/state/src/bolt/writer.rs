@@ -19,6 +19,8 @@ use crate::store::StoreError;
 
 /// Bytes of a piece: what one message of Maintenance.Snapshot carries (contract 2.10).
 pub const PIECE_BYTES: usize = 32 << 10;
+/// Bytes of an allocation that pieces are cut from.
+const BUFFER_BYTES: usize = 8 * PIECE_BYTES;
 /// The transaction that the file seems to have been written by.
 const TXID: u64 = 2;
 
@@ -93,12 +95,11 @@ pub struct FileWriter {
     page_size: usize,
     /// Buckets with pages of their own that have yet to be written, the next one last.
     buckets: Vec<Planned>,
-    root_leaf: Vec<u8>,
+    root_leaf: BytesMut,
     pages: u64,
     tree: Option<Tree>,
     /// Bytes ready to go out.
     out: BytesMut,
-    page: Vec<u8>,
     made_bytes: u64,
     hash: Sha256,
     done: bool,
@@ -137,15 +138,15 @@ impl FileWriter {
             // bbolt keeps small buckets within their entry.
             if entries.may_be_inline() && plan.leaf_bytes <= page_size as u64 / 4 {
                 let value = inline(&*entries)?;
-                root.push(BUCKET, name.as_bytes(), &value);
+                root.push(BUCKET, name.as_bytes(), value);
             } else {
                 let value = [plan.root.to_le_bytes(), [0; 8]].concat();
-                root.push(BUCKET, name.as_bytes(), &value);
+                root.push(BUCKET, name.as_bytes(), value.into());
                 next_id = plan.next_id;
                 planned.push(Planned { entries, plan });
             }
         }
-        let mut root_leaf = Vec::new();
+        let mut root_leaf = BytesMut::new();
         let root_pages = root.close(next_id, page_size, &mut root_leaf);
         let pages = next_id + root_pages;
         planned.reverse();
@@ -155,8 +156,7 @@ impl FileWriter {
             root_leaf,
             pages,
             tree: None,
-            out: BytesMut::with_capacity(2 * PIECE_BYTES),
-            page: Vec::new(),
+            out: BytesMut::with_capacity(BUFFER_BYTES),
             made_bytes: 0,
             hash: Sha256::new(),
             done: false,
@@ -169,9 +169,9 @@ impl FileWriter {
                 pages,
                 txid,
             };
-            meta.put(id, &mut writer.page);
+            meta.put(id, &mut writer.out);
         }
-        writer.take_page();
+        writer.made_bytes = writer.out.len() as u64;
         Ok(writer)
     }
 
@@ -187,7 +187,12 @@ impl FileWriter {
     /// The store's, and when the entries were not what pass 1 saw.
     pub fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
         while self.out.len() < PIECE_BYTES && !self.done {
+            if self.out.capacity() - self.out.len() < PIECE_BYTES {
+                self.out.reserve(BUFFER_BYTES);
+            }
+            let before = self.out.len();
             self.make_page()?;
+            self.made_bytes += (self.out.len() - before) as u64;
         }
         let len = self.out.len().min(PIECE_BYTES);
         if len == 0 {
@@ -207,9 +212,7 @@ impl FileWriter {
     fn make_page(&mut self) -> Result<(), StoreError> {
         let written = self.made_bytes / self.page_size as u64;
         if let Some(tree) = &mut self.tree {
-            if tree.put_page(written, self.page_size, &mut self.page)? {
-                self.take_page();
-            } else {
+            if !tree.put_page(written, self.page_size, &mut self.out)? {
                 self.tree = None;
             }
             return Ok(());
@@ -221,19 +224,13 @@ impl FileWriter {
             self.tree = Some(Tree::new(entries.entries(), plan, self.page_size));
             return Ok(());
         }
-        self.page = std::mem::take(&mut self.root_leaf);
-        self.take_page();
+        let root_leaf = std::mem::take(&mut self.root_leaf);
+        self.out.extend_from_slice(&root_leaf);
         self.done = true;
-        if self.made_bytes != self.total_bytes() {
+        if self.made_bytes + root_leaf.len() as u64 != self.total_bytes() {
             return Err(changed());
         }
         Ok(())
-    }
-
-    fn take_page(&mut self) {
-        self.made_bytes += self.page.len() as u64;
-        self.out.extend_from_slice(&self.page);
-        self.page.clear();
     }
 }
 
@@ -242,43 +239,46 @@ fn changed() -> StoreError {
 }
 
 /// The value of a small bucket's entry: no root page, sequence 0, then the leaf itself.
-fn inline(entries: &dyn Entries) -> Result<Vec<u8>, StoreError> {
+fn inline(entries: &dyn Entries) -> Result<Bytes, StoreError> {
     let mut leaf = Leaf::default();
     let mut cursor = entries.entries();
     let mut key = Vec::new();
     while let Some(value) = cursor.next(&mut key)? {
-        leaf.push(0, &key, &value);
+        leaf.push(0, &key, value);
     }
-    let mut value = vec![0; BUCKET_HEADER_BYTES];
+    let mut value = BytesMut::zeroed(BUCKET_HEADER_BYTES);
     leaf.put(0, 0, &mut value);
-    Ok(value)
+    Ok(value.freeze())
 }
 
-/// A leaf being filled.
+/// A leaf being filled. Values are copied once, to where they go out.
 #[derive(Default)]
 struct Leaf {
-    elements: Vec<(u32, usize, usize)>,
-    data: Vec<u8>,
+    /// Flags, length of the key, value.
+    elements: Vec<(u32, usize, Bytes)>,
+    keys: Vec<u8>,
+    values_bytes: usize,
 }
 
 impl Leaf {
-    fn push(&mut self, flags: u32, key: &[u8], value: &[u8]) {
-        self.elements.push((flags, key.len(), value.len()));
-        self.data.extend_from_slice(key);
-        self.data.extend_from_slice(value);
+    fn push(&mut self, flags: u32, key: &[u8], value: Bytes) {
+        self.values_bytes += value.len();
+        self.elements.push((flags, key.len(), value));
+        self.keys.extend_from_slice(key);
     }
 
     /// Writes the page `id`, padded, and empties the leaf; gives the number of pages.
-    fn close(&mut self, id: u64, page_size: usize, out: &mut Vec<u8>) -> u64 {
+    fn close(&mut self, id: u64, page_size: usize, out: &mut BytesMut) -> u64 {
         let start = out.len();
-        let bytes = HEADER_BYTES + self.elements.len() * ELEMENT_BYTES + self.data.len();
+        let data = self.keys.len() + self.values_bytes;
+        let bytes = HEADER_BYTES + self.elements.len() * ELEMENT_BYTES + data;
         let pages = bytes.div_ceil(page_size);
         self.put(id, (pages - 1) as u32, out);
         out.resize(start + pages * page_size, 0);
         pages as u64
     }
 
-    fn put(&mut self, id: u64, overflow: u32, out: &mut Vec<u8>) {
+    fn put(&mut self, id: u64, overflow: u32, out: &mut BytesMut) {
         let header = Header {
             id,
             flags: LEAF,
@@ -287,12 +287,19 @@ impl Leaf {
         };
         header.put(out);
         let mut pos = ELEMENT_BYTES * self.elements.len();
-        for (flags, key, value) in self.elements.drain(..) {
-            put_leaf_element(out, flags, pos, key, value);
-            pos = pos + key + value - ELEMENT_BYTES;
+        for (flags, key, value) in &self.elements {
+            put_leaf_element(out, *flags, pos, *key, value.len());
+            pos = pos + key + value.len() - ELEMENT_BYTES;
         }
-        out.extend_from_slice(&self.data);
-        self.data.clear();
+        let mut keys = self.keys.as_slice();
+        for (_, key, value) in self.elements.drain(..) {
+            let (key, rest) = keys.split_at_checked(key).unwrap_or((keys, &[]));
+            keys = rest;
+            out.extend_from_slice(key);
+            out.extend_from_slice(&value);
+        }
+        self.keys.clear();
+        self.values_bytes = 0;
     }
 }
 
@@ -333,7 +340,7 @@ impl Tree {
         &mut self,
         id: u64,
         page_size: usize,
-        out: &mut Vec<u8>,
+        out: &mut BytesMut,
     ) -> Result<bool, StoreError> {
         if self.put_leaf(id, page_size, out)? {
             return Ok(true);
@@ -345,7 +352,7 @@ impl Tree {
         &mut self,
         id: u64,
         page_size: usize,
-        out: &mut Vec<u8>,
+        out: &mut BytesMut,
     ) -> Result<bool, StoreError> {
         let Some(cursor) = &mut self.cursor else {
             return Ok(false);
@@ -367,7 +374,7 @@ impl Tree {
                 break;
             }
             self.fill.add(self.key.len(), value.len());
-            self.leaf.push(0, &self.key, &value);
+            self.leaf.push(0, &self.key, value);
         }
         self.any_leaf = true;
         let planned = self.fill.close();
@@ -381,7 +388,7 @@ impl Tree {
         &mut self,
         id: u64,
         page_size: usize,
-        out: &mut Vec<u8>,
+        out: &mut BytesMut,
     ) -> Result<bool, StoreError> {
         let Some(branches) = self.plan.branches.get(self.level) else {
             return Ok(false);
@@ -406,7 +413,7 @@ fn put_branch_page(
     children: usize,
     id: u64,
     page_size: usize,
-    out: &mut Vec<u8>,
+    out: &mut BytesMut,
 ) {
     let start = out.len();
     let places = first..first + children;
