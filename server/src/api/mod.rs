@@ -1,17 +1,19 @@
 //! What clients talk to: the gRPC services and the HTTP endpoints (contract 2, 6).
 //!
 //! One file a service. A service decodes, validates, asks the [`Node`](crate::node::Node) and fills the header; it
-//! never touches the store. Services that are not there yet (Auth, Lock, Election) are not
-//! registered, so their calls answer UNIMPLEMENTED.
+//! never touches the store. A service that is not there yet (Auth) is not registered, so its calls
+//! answer UNIMPLEMENTED.
 
 use tonic::Status;
 
 pub mod cluster;
+pub mod election;
 pub mod header;
 pub mod health;
 pub mod http;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod metadata;
 pub mod services;

@@ -7,6 +7,7 @@
 //! | [`read_index`] | the way of a linearizable read |
 //! | [`deadlines`] | how long a request may take |
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
+//! | [`concurrency`] | standing in line: locks and elections |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
 //! | [`snapshots`] | snapshot files for users |
@@ -41,6 +42,7 @@ use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
 
 pub mod checkpoints;
 pub mod compactor;
+pub mod concurrency;
 pub mod config;
 pub mod deadlines;
 pub mod error;

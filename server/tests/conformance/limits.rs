@@ -161,6 +161,8 @@ async fn garbage_messages_are_refused_by_every_method() {
         "/etcdserverpb.Maintenance/Alarm",
         "/etcdserverpb.Maintenance/HashKV",
         "/etcdserverpb.Cluster/MemberList",
+        "/v3lockpb.Lock/Lock",
+        "/v3electionpb.Election/Campaign",
     ] {
         grpc.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<Garbage, Garbage>::default();

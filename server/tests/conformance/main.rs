@@ -15,6 +15,7 @@
 mod clients;
 mod cluster;
 mod compaction;
+mod concurrency;
 mod documents;
 mod faulty_members;
 mod http;
