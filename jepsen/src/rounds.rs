@@ -14,7 +14,7 @@ use crate::server::Cluster;
 /// Writers of each round.
 const WRITERS: usize = 32;
 /// Size of the loop file system in MiB.
-const DISK_MEGABYTES: u64 = 1536;
+const DISK_MEGABYTES: u64 = 4096;
 /// Checkpoints come often, so that cuts fall into them.
 const SNAPSHOT_COUNT: &str = "500";
 

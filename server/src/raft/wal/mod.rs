@@ -28,7 +28,6 @@ pub mod memory;
 mod open;
 mod sled_backend;
 mod sled_check;
-mod sled_threads;
 #[cfg(test)]
 mod suite;
 #[cfg(target_os = "linux")]

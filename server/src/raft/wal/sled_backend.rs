@@ -2,8 +2,8 @@
 //!
 //! Two trees: `log` maps big-endian index and chunk number to a frame, `meta` holds the vote, the
 //! purge mark and the commit, each as a frame. sled writes its file in the order of the inserts,
-//! so a crash leaves a prefix; durable is what `fdatasync` on our own descriptor of its file
-//! covered after sled's flush.
+//! so a crash leaves a prefix. Durable is what `fdatasync` of its file covered: the one that the
+//! flush ends in, see `sync_file_range.rs`, or else our own after it.
 //!
 //! Small entries share frames of 16 KiB, larger ones are cut below 64 KiB: no page comes near the
 //! size at which sled moves it to a blob file, which it never syncs (R7).
@@ -21,12 +21,11 @@ use super::backend::{Backend, PURGE_SLICE_KEYS_MAX, Reader};
 use super::error::WalError;
 use super::frame::{self, Frame, Kind, Packing};
 use super::sled_check;
-use super::sled_threads;
 
 /// sled's segment: larger pages than a quarter of it would become blobs.
 const SEGMENT_BYTES: usize = 8 << 20;
 /// sled's page cache. The log is read back only at start and by lagging followers.
-const CACHE_BYTES: u64 = 32 << 20;
+const CACHE_BYTES: u64 = 8 << 20;
 /// How often sled cleans its segments. Durability does not depend on it.
 const CLEAN_INTERVAL_MS: u64 = 1_000;
 /// Frame sizes of rule R7.
@@ -38,6 +37,8 @@ const PACKING: Packing = Packing {
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
+/// Written at each start, to see where a flush gets.
+const SELF_TEST: &[u8] = b"self-test";
 
 /// Big-endian index and chunk number: sled's order is the log's.
 fn key(index: u64, chunk: u32) -> [u8; 12] {
@@ -79,9 +80,18 @@ pub(super) struct SledBackend {
     db: sled::Db,
     log: Tree,
     meta: Tree,
-    /// Our descriptor of sled's file; `None` with `--unsafe-no-fsync`.
-    sync_file: Option<File>,
+    syncing: Syncing,
     purged: Option<LogPosition>,
+}
+
+/// How a flush of sled becomes durable. The descriptor of its file is our own.
+enum Syncing {
+    /// The flush ends in an `fdatasync` (`sync_file_range.rs`).
+    InFlush(File),
+    /// One follows the flush.
+    AfterFlush(File),
+    /// `--unsafe-no-fsync`.
+    Never,
 }
 
 impl SledBackend {
@@ -91,29 +101,37 @@ impl SledBackend {
     /// Anything rules R6–R9 refuse; damage is cut and reported in [`Recovered::cut`] instead.
     pub(super) fn open(dir: &Path, unsafe_no_fsync: bool) -> Result<(Self, Recovered), WalError> {
         sled_check::prepare(dir)?;
-        let config = sled::Config::new()
+        let db = sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(CLEAN_INTERVAL_MS))
-            .mode(sled::Mode::HighThroughput);
-        let db = sled_threads::on_batch_thread(|| config.open())
-            .map_err(|error| WalError::io("starting the log database's threads", error))??;
+            .mode(sled::Mode::HighThroughput)
+            .open()?;
         let log = db.open_tree("log")?;
         let meta = db.open_tree("meta")?;
         db.flush()?;
-        let sync_file = if unsafe_no_fsync {
-            None
+        let syncing = if unsafe_no_fsync {
+            never_sync(dir)?;
+            Syncing::Never
         } else {
             sled_check::sync_dirs(dir)?;
-            Some(sled_check::open_sync_file(dir)?)
+            let file = sled_check::open_sync_file(dir)?;
+            let write = || {
+                meta.insert(SELF_TEST, b"")?;
+                db.flush().map(drop)
+            };
+            match flush_syncs(&file, write)? {
+                true => Syncing::InFlush(file),
+                false => Syncing::AfterFlush(file),
+            }
         };
         sled_check::refuse_blobs(dir)?;
         let mut backend = Self {
             db,
             log,
             meta,
-            sync_file,
+            syncing,
             purged: None,
         };
         let recovered = backend.recover()?;
@@ -311,12 +329,12 @@ impl Backend for SledBackend {
 
     fn sync(&mut self) -> Result<(), WalError> {
         self.db.flush()?;
-        match &self.sync_file {
-            Some(file) => reserve_segment(file)
-                .and_then(|()| file.sync_data())
-                .map_err(|error| WalError::io("fdatasync of the log database", error)),
-            None => Ok(()),
-        }
+        let synced = match &self.syncing {
+            Syncing::InFlush(file) => reserve_segment(file),
+            Syncing::AfterFlush(file) => reserve_segment(file).and_then(|()| file.sync_data()),
+            Syncing::Never => Ok(()),
+        };
+        synced.map_err(|error| WalError::io("fdatasync of the log database", error))
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -326,13 +344,39 @@ impl Backend for SledBackend {
     }
 }
 
+/// Whether sled's flush syncs its file; `write` writes and flushes.
+#[cfg(target_os = "linux")]
+fn flush_syncs(file: &File, write: impl FnOnce() -> sled::Result<()>) -> Result<bool, WalError> {
+    Ok(super::sync_file_range::is_reached(file, write)?)
+}
+
+#[cfg(target_os = "linux")]
+fn never_sync(dir: &Path) -> Result<(), WalError> {
+    File::open(dir.join(sled_check::DATA_FILE))
+        .and_then(|file| super::sync_file_range::leave_unsynced(&file))
+        .map_err(|error| WalError::io("opening the log database's file", error))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn flush_syncs(_: &File, write: impl FnOnce() -> sled::Result<()>) -> Result<bool, WalError> {
+    write()?;
+    Ok(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn never_sync(_: &Path) -> Result<(), WalError> {
+    Ok(())
+}
+
 /// Reserves the rest of the segment that sled is filling at the end of its file: a file that grows
-/// with each write needs its inode written by each sync, which takes a quarter longer. sled itself
+/// with each write needs its inode written by each sync, which takes a third longer. sled itself
 /// leaves the file like this whenever a segment is full. Without effect if there is no room, or if
 /// the file system cannot reserve: writes do without, or say so.
 fn reserve_segment(file: &File) -> std::io::Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    let len = file.metadata()?.len();
+    use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+    // Not fstat: a time of change that was asked for is made exact by the next write, and then the
+    // inode is written after all.
+    let len = seek(file, SeekFrom::End(0))?;
     let missing = len.next_multiple_of(SEGMENT_BYTES as u64) - len;
     if missing > 0 && fallocate(file, FallocateFlags::empty(), len, missing).is_err() {
         tracing::debug!(len, missing, "no space reserved for the log");
