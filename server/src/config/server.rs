@@ -58,6 +58,11 @@ impl Config {
             auto_compaction: self.auto_compaction()?,
             compaction_batch_limit: features.compaction_batch_limit,
             compaction_sleep_interval: features.compaction_sleep_interval,
+            initial_corrupt_check: self.gates.is_on("InitialCorruptCheck"),
+            corrupt_check_interval: Some(features.corrupt_check_time)
+                .filter(|interval| !interval.is_zero()),
+            compact_hash_check_interval: Some(features.compact_hash_check_time)
+                .filter(|_| self.gates.is_on("CompactHashCheck")),
             warning_apply_duration: features.warning_apply_duration,
             unsafe_no_fsync: self.unsafe_.no_fsync,
         })

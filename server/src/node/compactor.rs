@@ -63,6 +63,14 @@ pub async fn run(node: Arc<Node>) {
                     "current-db-size-in-use-bytes" = node.reader().in_use_bytes(),
                     "finished scheduled compaction"
                 );
+                if let Some(hash) = node.reader().kept_hash(revision) {
+                    tracing::info!(
+                        hash = hash.hash,
+                        revision,
+                        "compact-revision" = hash.compact_revision,
+                        "storing new hash"
+                    );
+                }
                 node.compaction_finished.send_replace(revision);
             }
         }

@@ -54,6 +54,12 @@ pub struct NodeConfig {
     pub compaction_batch_limit: usize,
     /// Pause between the steps.
     pub compaction_sleep_interval: Duration,
+    /// Whether a member that restarts compares its data with the others' before it serves.
+    pub initial_corrupt_check: bool,
+    /// How often the leader compares the members' data, if at all.
+    pub corrupt_check_interval: Option<Duration>,
+    /// How often the leader compares the hashes kept for compactions, if at all.
+    pub compact_hash_check_interval: Option<Duration>,
     /// Applying a request for longer is logged.
     pub warning_apply_duration: Duration,
     /// Turns fsync off: data is lost with the power.

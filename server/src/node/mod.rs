@@ -11,6 +11,7 @@
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
 //! | [`snapshots`] | snapshot files for users |
+//! | [`corruption`] | members compare what they hold |
 //! | [`membership`] | members come and go |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
@@ -44,6 +45,7 @@ pub mod checkpoints;
 pub mod compactor;
 pub mod concurrency;
 pub mod config;
+pub mod corruption;
 pub mod deadlines;
 pub mod error;
 pub mod forward;
@@ -108,6 +110,7 @@ pub struct Node {
     greeter: membership::hello::Greeter,
     /// Whom to bootstrap with, until that has happened.
     bootstrap: parking_lot::Mutex<Option<BTreeMap<u64, crate::raft::types::Node>>>,
+    comparison: corruption::Comparison,
     /// Shared with the peer service, which refuses everything before.
     admitted: Arc<AtomicBool>,
     /// This member was removed from the cluster.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use keelson_proto::keelsonpb::{
-    join_server::JoinServer, leader_server::LeaderServer, raft_server::RaftServer,
+    check_server::CheckServer, join_server::JoinServer, leader_server::LeaderServer,
+    raft_server::RaftServer,
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -20,6 +21,7 @@ use tonic::codegen::BoxFuture;
 use tower::Service;
 
 use super::Node;
+use super::corruption::service::{CHECK_BYTES_MAX, CheckService};
 use super::forward_service::LeaderService;
 use super::membership::join::JoinService;
 use crate::raft::network::MESSAGE_BYTES_MAX;
@@ -46,6 +48,8 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
         leader: LeaderServer::new(leader)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        check: CheckServer::new(CheckService::new(Arc::clone(node), Arc::clone(context)))
+            .max_decoding_message_size(CHECK_BYTES_MAX),
         join: JoinServer::new(JoinService::new(Arc::clone(node))),
     };
     let options = ServeOptions {
@@ -83,6 +87,7 @@ struct PeerServices {
     raft: RaftServer<RaftService>,
     leader: LeaderServer<LeaderService>,
     join: JoinServer<JoinService>,
+    check: CheckServer<CheckService>,
 }
 
 impl Service<Request<Incoming>> for PeerServices {
@@ -103,6 +108,8 @@ impl Service<Request<Incoming>> for PeerServices {
             self.leader.call(request)
         } else if path.starts_with("/keelsonpb.Join/") {
             self.join.call(request)
+        } else if path.starts_with("/keelsonpb.Check/") {
+            self.check.call(request)
         } else {
             let status = Status::unimplemented("unknown service");
             Box::pin(std::future::ready(Ok(status.into_http())))

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::config::NodeConfig;
+use super::corruption::{self, Comparison};
 use super::forward::Forwarder;
 use super::lessor::Lessor;
 use super::membership::{
@@ -147,13 +148,14 @@ impl Node {
     /// client URLs through the log: it has then joined, and there is a leader (contract 4.2).
     ///
     /// # Errors
-    /// When the member is stopped meanwhile, or its peers know it though it has no data.
+    /// When the member is stopped meanwhile, its peers know it though it has no data, or they hold
+    /// other data (gate InitialCorruptCheck).
     pub async fn join(&self) -> Result<()> {
         self.bootstrap().await?;
         self.publish().await?;
         self.admitted.store(true, Ordering::Release);
         self.status.look_for_role();
-        Ok(())
+        self.compare_before_serving().await
     }
 
     async fn publish(&self) -> Result<()> {
@@ -411,6 +413,7 @@ async fn open(
         // Whoever the checkpoint names is no member any more.
         peers.set(&Membership::default());
     }
+    let comparison = Comparison::new(matches!(origin, Origin::Restart));
     let bootstrap = match origin {
         Origin::Bootstrap(members) => Some(members),
         Origin::Restart | Origin::Join(_) => None,
@@ -469,6 +472,7 @@ async fn open(
         // The former members of a forced cluster are refused until the log says that they are gone.
         admitted: Arc::new(AtomicBool::new(bootstrap.is_none() && !forced)),
         bootstrap: parking_lot::Mutex::new(bootstrap),
+        comparison,
         removed: CancellationToken::new(),
         streams_ended: CancellationToken::new(),
         stopping: CancellationToken::new(),
@@ -490,6 +494,7 @@ async fn open(
     tokio::spawn(leases::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
     tokio::spawn(compactor::run_auto(Arc::clone(&node)));
+    tokio::spawn(corruption::checks::run(Arc::clone(&node)));
     tokio::spawn(probe::run(Arc::clone(&node), network.clone()));
     tokio::spawn(checkpoints::run(
         Arc::clone(&node),

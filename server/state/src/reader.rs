@@ -307,10 +307,31 @@ impl Reader {
     /// # Errors
     /// FutureRev, Compacted; the store's end the process.
     pub fn hash_kv(&self, requested: i64) -> Result<HashKv, ApplyError> {
-        if let Some(hash) = self.common.kept_hashes.lock().get(requested) {
+        if let Some(hash) = self.kept_hash(requested) {
             let current = self.current_revision();
             return Ok(HashKv { hash, current });
         }
+        self.hash_kv_now(requested)
+    }
+
+    /// The hash kept for the compaction at this revision.
+    #[must_use]
+    pub fn kept_hash(&self, revision: i64) -> Option<KvHash> {
+        self.common.kept_hashes.lock().get(revision)
+    }
+
+    /// The hashes kept for compactions, oldest first.
+    #[must_use]
+    pub fn kept_hashes(&self) -> Vec<KvHash> {
+        self.common.kept_hashes.lock().all()
+    }
+
+    /// As [`Reader::hash_kv`], but never one kept for a compaction: those differ where nothing but
+    /// a tombstone is left (store-notes 2).
+    ///
+    /// # Errors
+    /// As [`Reader::hash_kv`].
+    pub fn hash_kv_now(&self, requested: i64) -> Result<HashKv, ApplyError> {
         loop {
             let mut of = None;
             // The pin is at the compact revision: everything above it is hashed.

@@ -16,6 +16,7 @@ mod clients;
 mod cluster;
 mod compaction;
 mod concurrency;
+mod corruption;
 mod documents;
 mod faulty_members;
 mod http;

@@ -419,6 +419,9 @@ fn node_config(
         auto_compaction: AutoCompaction::Off,
         compaction_batch_limit: 1000,
         compaction_sleep_interval: Duration::from_millis(10),
+        initial_corrupt_check: false,
+        corrupt_check_interval: None,
+        compact_hash_check_interval: None,
         warning_apply_duration: Duration::from_millis(100),
         unsafe_no_fsync: false,
     }

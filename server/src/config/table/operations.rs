@@ -129,7 +129,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "corrupt-check-time",
         Kind::Duration,
         "0s",
-        Status::NotYet,
+        Status::Implemented,
         "Duration of time between cluster corruption check passes.",
     ),
     flag(
@@ -137,7 +137,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "compact-hash-check-time",
         Kind::Duration,
         "1m",
-        Status::NotYet,
+        Status::Implemented,
         "Duration of time between leader checks followers compaction hashes.",
     ),
     flag(

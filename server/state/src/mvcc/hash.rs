@@ -54,6 +54,10 @@ impl KeptHashes {
         hashes.find(|hash| hash.revision == revision).copied()
     }
 
+    pub(crate) fn all(&self) -> Vec<KvHash> {
+        self.hashes.iter().copied().collect()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.hashes.clear();
     }
