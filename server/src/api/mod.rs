@@ -4,8 +4,6 @@
 //! never touches the store. A service that is not there yet (Auth) is not registered, so its calls
 //! answer UNIMPLEMENTED.
 
-use tonic::Status;
-
 pub mod cluster;
 pub mod election;
 pub mod header;
@@ -26,10 +24,3 @@ pub mod watch;
 pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// The largest message that is sent (contract 2.1).
 const SEND_BYTES_MAX: usize = i32::MAX as usize;
-
-/// The answer of a call that is not there yet.
-fn unsupported<T>(call: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!(
-        "{call} is not implemented yet"
-    )))
-}

@@ -13,6 +13,7 @@
 //! | [`snapshots`] | snapshot files for users |
 //! | [`corruption`] | members compare what they hold |
 //! | [`membership`] | members come and go |
+//! | [`versions`] | the cluster version, downgrades |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
 //! | [`status`] | what is known of the cluster right now |
@@ -64,6 +65,7 @@ pub mod snapshots;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod versions;
 pub mod watch_hub;
 
 use config::NodeConfig;

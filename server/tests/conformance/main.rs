@@ -18,6 +18,7 @@ mod compaction;
 mod concurrency;
 mod corruption;
 mod documents;
+mod downgrade;
 mod faulty_members;
 mod http;
 mod kv;
