@@ -21,7 +21,8 @@ use crate::node::Node;
 use crate::node::config::NodeConfig;
 use crate::node::start::NodeObservers;
 use crate::transport::{
-    Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve, text,
+    CLIENT_HEADER_TIMEOUT, Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve,
+    text,
 };
 
 /// How long clients that stay connected may hold up a stop. Their requests have been answered, or
@@ -87,6 +88,7 @@ impl Server {
             connection_window_bytes: CONNECTION_WINDOW_BYTES,
             keepalive_interval: config.keepalive_interval,
             keepalive_timeout: config.keepalive_timeout,
+            header_timeout: CLIENT_HEADER_TIMEOUT,
             grace: CLIENTS_GRACE,
             connections: Arc::new(Semaphore::new(config.connections_max)),
         };

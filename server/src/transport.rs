@@ -36,8 +36,8 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// So many bytes tell the protocol: the length of HTTP/2's preface, less than any HTTP/1 request with
 /// a host.
 const OPENING_BYTES: usize = 24;
-/// A connection's HTTP/1 header must be there within this time (contract 6.1).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
+/// A client's HTTP/1 header must be there within this time (contract 6.1).
+pub const CLIENT_HEADER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bytes a stream buffers towards a slow client.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// Pause after a failed accept: the process is out of descriptors, or nearly.
@@ -258,6 +258,8 @@ pub struct ServeOptions {
     pub keepalive_interval: Option<Duration>,
     /// And closes after this one.
     pub keepalive_timeout: Duration,
+    /// An HTTP/1 header must be there within this time.
+    pub header_timeout: Duration,
     /// How long an open connection may go on after a stop.
     pub grace: Duration,
     /// Connections at a time.
@@ -283,7 +285,7 @@ pub async fn serve<S>(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
+        .header_read_timeout(options.header_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -438,6 +440,7 @@ mod tests {
             connection_window_bytes: 1 << 16,
             keepalive_interval: None,
             keepalive_timeout: Duration::from_secs(20),
+            header_timeout: CLIENT_HEADER_TIMEOUT,
             grace: Duration::ZERO,
             connections: Arc::new(Semaphore::new(connections)),
         }
@@ -482,6 +485,22 @@ mod tests {
         assert!(get(&mut client).await.unwrap().ends_with("hello"));
         // One that has spoken may be silent.
         tokio::time::sleep(3 * OPENING_TIMEOUT).await;
+        assert!(get(&mut client).await.unwrap().ends_with("hello"));
+        stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_never_finished_gives_its_place_back() {
+        let stop = CancellationToken::new();
+        let address = start(&stop).await;
+        let mut slow = TcpStream::connect(&address).await.unwrap();
+        let unfinished = b"GET /version HTTP/1.1\r\nHost: localhost\r\n";
+        slow.write_all(unfinished).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let ended = slow.read(&mut [0; 64]).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        assert!(began.elapsed() >= CLIENT_HEADER_TIMEOUT);
+        let mut client = TcpStream::connect(&address).await.unwrap();
         assert!(get(&mut client).await.unwrap().ends_with("hello"));
         stop.cancel();
     }

@@ -12,7 +12,6 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_proto::keelsonpb::command;
 use keelson_state::apply::Response as Applied;
-use keelson_state::lease::LEASE_TTL_SECONDS_MAX;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::header::Header;
@@ -57,26 +56,9 @@ impl lease_server::Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         metadata::check(&self.node, request.metadata())?;
-        let mut request = request.into_inner();
-        if request.ttl > LEASE_TTL_SECONDS_MAX {
-            return Err(Error::LeaseTTLTooLarge.into());
-        }
-        // What depends on chance or on this member's flags is settled before the log (design R4).
-        if request.id == 0 {
-            request.id = self.node.pick_lease_id();
-        }
-        request.ttl = request.ttl.max(self.node.lease_ttl_min());
-        match self
-            .node
-            .propose(command::Request::LeaseGrant(request))
-            .await?
-        {
-            Applied::LeaseGrant(mut response) => {
-                response.header = self.header.complete(response.header);
-                Ok(Response::new(response))
-            }
-            _ => Err(Error::Corrupt.into()),
-        }
+        let mut response = self.node.grant_lease(request.into_inner()).await?;
+        response.header = self.header.complete(response.header);
+        Ok(Response::new(response))
     }
 
     async fn lease_revoke(

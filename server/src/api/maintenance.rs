@@ -1,4 +1,4 @@
-//! The Maintenance service (contract 2.10). Downgrade is not there yet.
+//! The Maintenance service (contract 2.10).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use futures::Stream;
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
-    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
-    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse, alarm_request::AlarmAction, maintenance_server,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse, alarm_request::AlarmAction, downgrade_request::DowngradeAction,
+    maintenance_server,
 };
 use keelson_proto::keelsonpb::command;
 use keelson_state::apply::Response as Applied;
@@ -17,7 +18,7 @@ use openraft::LogIdOptionExt as _;
 use tonic::{Request, Response, Status};
 
 use super::header::Header;
-use super::{metadata, snapshot, unsupported};
+use super::{metadata, snapshot};
 use crate::node::Node;
 use crate::node::error::NodeError;
 
@@ -26,6 +27,9 @@ const QUOTA_SHOWN_WITHOUT: i64 = i64::MAX;
 
 /// A leader transfer that does not come about; sent as Unknown (contract 3, wire quirks).
 const TRANSFER_TIMEOUT: &str = "etcdserver: request timed out, leader transfer took too long";
+
+/// A downgrade action that is none; sent as Unknown (contract 3, wire quirks).
+const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
 
 /// The service.
 #[derive(Clone)]
@@ -107,13 +111,16 @@ impl maintenance_server::Maintenance for MaintenanceService {
             errors,
             db_size_in_use: i64::try_from(reader.in_use_bytes()).unwrap_or(i64::MAX),
             is_learner: node.is_learner(),
-            storage_version: keelson_proto::CLUSTER_VERSION.to_owned(),
+            // It falls with the cluster version in a downgrade.
+            storage_version: node
+                .cluster_version()
+                .unwrap_or_else(|| keelson_proto::CLUSTER_VERSION.to_owned()),
             db_size_quota: if quota == 0 {
                 QUOTA_SHOWN_WITHOUT
             } else {
                 quota
             },
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(node.downgrade_info()),
         }))
     }
 
@@ -204,9 +211,18 @@ impl maintenance_server::Maintenance for MaintenanceService {
 
     async fn downgrade(
         &self,
-        _request: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        unsupported("Downgrade")
+        metadata::check(&self.node, request.metadata())?;
+        let DowngradeRequest { action, version } = request.into_inner();
+        let version = match DowngradeAction::try_from(action) {
+            Ok(DowngradeAction::Validate) => self.node.downgrade_validate(&version).await?,
+            Ok(DowngradeAction::Enable) => self.node.downgrade_enable(&version).await?,
+            Ok(DowngradeAction::Cancel) => self.node.downgrade_cancel().await?,
+            Err(_) => return Err(NodeError::Other(UNKNOWN_METHOD.to_owned()).into()),
+        };
+        let header = Some(self.current_header());
+        Ok(Response::new(DowngradeResponse { header, version }))
     }
 }
 

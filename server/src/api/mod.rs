@@ -1,17 +1,17 @@
 //! What clients talk to: the gRPC services and the HTTP endpoints (contract 2, 6).
 //!
 //! One file a service. A service decodes, validates, asks the [`Node`](crate::node::Node) and fills the header; it
-//! never touches the store. Services that are not there yet (Auth, Lock, Election) are not
-//! registered, so their calls answer UNIMPLEMENTED.
-
-use tonic::Status;
+//! never touches the store. A service that is not there yet (Auth) is not registered, so its calls
+//! answer UNIMPLEMENTED.
 
 pub mod cluster;
+pub mod election;
 pub mod header;
 pub mod health;
 pub mod http;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod metadata;
 pub mod services;
@@ -24,10 +24,3 @@ pub mod watch;
 pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// The largest message that is sent (contract 2.1).
 const SEND_BYTES_MAX: usize = i32::MAX as usize;
-
-/// The answer of a call that is not there yet.
-fn unsupported<T>(call: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!(
-        "{call} is not implemented yet"
-    )))
-}

@@ -1,6 +1,6 @@
 //! The gRPC services of the client port, found by the first part of the path.
 //!
-//! tonic's router is a general HTTP router; six names need none. The request's body goes to the
+//! tonic's router is a general HTTP router; a few names need none. The request's body goes to the
 //! service as hyper received it.
 
 use std::convert::Infallible;
@@ -15,15 +15,19 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_proto::healthpb::health_server::HealthServer;
 use keelson_proto::raw::{kv_server::KVServer, watch_server::WatchServer};
+use keelson_proto::v3electionpb::election_server::ElectionServer;
+use keelson_proto::v3lockpb::lock_server::LockServer;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tower::Service;
 
 use super::cluster::ClusterService;
+use super::election::ElectionService;
 use super::health::HealthService;
 use super::kv::KvService;
 use super::lease::LeaseService;
+use super::lock::LockService;
 use super::maintenance::MaintenanceService;
 use super::watch::WatchService;
 use super::{GRPC_OVERHEAD_BYTES, SEND_BYTES_MAX, too_large};
@@ -37,6 +41,8 @@ pub struct Services {
     lease: LeaseServer<LeaseService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
     health: HealthServer<HealthService>,
 }
 
@@ -58,6 +64,8 @@ impl Services {
             lease: limited!(LeaseServer, LeaseService),
             cluster: limited!(ClusterServer, ClusterService),
             maintenance: limited!(MaintenanceServer, MaintenanceService),
+            lock: limited!(LockServer, LockService),
+            election: limited!(ElectionServer, ElectionService),
             health: HealthServer::new(HealthService),
         }
     }
@@ -87,6 +95,8 @@ where
             Some("etcdserverpb.Lease") => self.lease.call(request),
             Some("etcdserverpb.Cluster") => self.cluster.call(request),
             Some("etcdserverpb.Maintenance") => self.maintenance.call(request),
+            Some("v3lockpb.Lock") => self.lock.call(request),
+            Some("v3electionpb.Election") => self.election.call(request),
             Some("grpc.health.v1.Health") => self.health.call(request),
             _ => {
                 let status = Status::unimplemented("unknown service");

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_proto::error::Error;
-use keelson_proto::etcdserverpb::LeaseRevokeRequest;
+use keelson_proto::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest};
 use keelson_proto::keelsonpb::command::Request;
 use keelson_proto::keelsonpb::forward_result;
+use keelson_state::apply::Response;
+use keelson_state::lease::LEASE_TTL_SECONDS_MAX;
 use openraft::Instant as _;
 use rand::Rng as _;
 use tokio::sync::Semaphore;
@@ -30,6 +32,28 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const EXPIRED_PAUSE: Duration = Duration::from_millis(20);
 
 impl Node {
+    /// Grants a lease. What depends on chance or on this member's flags, an id and the least TTL, is
+    /// settled before the log (design R4).
+    ///
+    /// # Errors
+    /// LeaseTTLTooLarge, LeaseExist, and as [`Node::propose`].
+    pub async fn grant_lease(
+        &self,
+        mut request: LeaseGrantRequest,
+    ) -> Result<LeaseGrantResponse, NodeError> {
+        if request.ttl > LEASE_TTL_SECONDS_MAX {
+            return Err(Error::LeaseTTLTooLarge.into());
+        }
+        if request.id == 0 {
+            request.id = self.pick_lease_id();
+        }
+        request.ttl = request.ttl.max(self.lease_ttl_min());
+        match self.propose(Request::LeaseGrant(request)).await? {
+            Response::LeaseGrant(response) => Ok(response),
+            _ => Err(Error::Corrupt.into()),
+        }
+    }
+
     /// Renews a lease; its TTL, or 0 if it is unknown or has expired.
     ///
     /// # Errors

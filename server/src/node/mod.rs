@@ -7,11 +7,13 @@
 //! | [`read_index`] | the way of a linearizable read |
 //! | [`deadlines`] | how long a request may take |
 //! | [`lessor`], [`leases`] | remaining times of leases, expiry |
+//! | [`concurrency`] | standing in line: locks and elections |
 //! | [`compactor`] | removal in the background, compaction by itself |
 //! | [`checkpoints`] | telling Raft of checkpoints, purging the log behind them |
 //! | [`snapshots`] | snapshot files for users |
 //! | [`corruption`] | members compare what they hold |
 //! | [`membership`] | members come and go |
+//! | [`versions`] | the cluster version, downgrades |
 //! | [`watch_hub`] | watch shards |
 //! | `peer_port` | what the other members reach |
 //! | [`status`] | what is known of the cluster right now |
@@ -42,6 +44,7 @@ use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
 
 pub mod checkpoints;
 pub mod compactor;
+pub mod concurrency;
 pub mod config;
 pub mod corruption;
 pub mod deadlines;
@@ -62,6 +65,7 @@ pub mod snapshots;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod versions;
 pub mod watch_hub;
 
 use config::NodeConfig;

@@ -38,6 +38,7 @@ operations! {
     Alarm,
     ClusterMemberAttrSet,
     ClusterVersionSet,
+    DowngradeInfoSet,
     Unknown,
 }
 
@@ -62,6 +63,7 @@ impl Operation {
             Some(Request::Alarm(_)) => Self::Alarm,
             Some(Request::MemberAttributes(_)) => Self::ClusterMemberAttrSet,
             Some(Request::ClusterVersion(_)) => Self::ClusterVersionSet,
+            Some(Request::Downgrade(_)) => Self::DowngradeInfoSet,
             None => Self::Unknown,
         }
     }

@@ -34,6 +34,9 @@ const WINDOW_BYTES: u32 = 8 << 20;
 const STREAMS_MAX: u32 = 1024;
 /// Connections: some for each member of the largest cluster, and room for operators.
 const CONNECTIONS_MAX: usize = 256;
+/// An HTTP/1 header must be there within this time: members and monitors say what they want at once,
+/// and requests that are never finished would take all the places.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent peer is pinged after this time, and dropped after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -58,6 +61,7 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
         connection_window_bytes: WINDOW_BYTES,
         keepalive_interval: Some(KEEPALIVE),
         keepalive_timeout: KEEPALIVE,
+        header_timeout: HEADER_TIMEOUT,
         // A peer that stays connected to a stopped member would go on asking it instead of looking
         // for the one that was started in its place.
         grace: Duration::ZERO,

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use keelson_proto::keelsonpb::{ClusterVersion, MemberAttributes, command::Request};
+use keelson_proto::keelsonpb::{MemberAttributes, command::Request};
 use keelson_state::apply::{State, StateOptions};
 use keelson_state::store::{RealDisk, StoreError, StoreOptions};
 use keelson_state::watch::{HistoryJob, HistoryPart, Ring, WatchSink};
@@ -32,6 +32,7 @@ use super::membership::{
 use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
 use super::status::NodeStatus;
+use super::versions;
 use super::watch_hub::{History, WatchHub};
 use super::{Node, checkpoints, compactor, leases, peer_port, probe, propose, read_index};
 use crate::raft::applied::AppliedIndex;
@@ -492,6 +493,7 @@ async fn open(
     drop(node.runtime.clients.spawn(proposer));
     tokio::spawn(read_index::run(raft.clone(), status, forwarder, read_queue));
     tokio::spawn(leases::run(Arc::clone(&node)));
+    tokio::spawn(versions::run(Arc::clone(&node)));
     tokio::spawn(compactor::run(Arc::clone(&node)));
     tokio::spawn(compactor::run_auto(Arc::clone(&node)));
     tokio::spawn(corruption::checks::run(Arc::clone(&node)));
@@ -577,8 +579,7 @@ fn peer_context(
     })
 }
 
-/// Gives up what was forwarded to a leader that is gone, counts leader changes, and sets the
-/// cluster version when this member leads.
+/// Gives up what was forwarded to a leader that is gone, and counts leader changes.
 async fn follow_leader(node: Arc<Node>) {
     let mut metrics = node.status.watch_metrics();
     let mut look = tokio::time::interval(node.config.heartbeat_interval);
@@ -601,23 +602,7 @@ async fn follow_leader(node: Arc<Node>) {
             known = view.leader;
             let leader = view.leader.map(|id| format!("{id:x}")).unwrap_or_default();
             tracing::info!(term = view.term, leader, "raft leader changed");
-            if view.is_local && node.cluster_version().is_none() {
-                tokio::spawn(set_cluster_version(Arc::clone(&node)));
-            }
         }
-    }
-}
-
-async fn set_cluster_version(node: Arc<Node>) {
-    let version = ClusterVersion {
-        version: keelson_proto::CLUSTER_VERSION.to_owned(),
-    };
-    match node
-        .propose_unchecked(Request::ClusterVersion(version))
-        .await
-    {
-        Ok(_) => tracing::info!("cluster-version" = "3.7", "set initial cluster version"),
-        Err(error) => tracing::warn!(error = %error, "failed to set cluster version"),
     }
 }
 

@@ -60,6 +60,8 @@ pub fn main() -> ExitCode {
     }
     loaded.notices.iter().for_each(config::Notice::log);
     panic::abort_on_panic();
+    // Also for the files that libraries create: nobody else reads the data.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     match run(config) {
         Ok(Some(signal)) => die::by_signal(signal),
         Ok(None) => ExitCode::SUCCESS,

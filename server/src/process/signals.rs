@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The signal that stops the member; a second one ends it at once.
+/// The signal that stops the member. More of them change nothing: the stop is bounded, and programs
+/// that signal a whole group reach a member twice.
 #[derive(Clone, Debug)]
 pub(super) struct Signals {
     /// Cancelled by the first.
@@ -35,8 +36,8 @@ impl Signals {
                     _ = interrupt.recv() => (libc::SIGINT, "interrupt"),
                 };
                 if listening.stop.is_cancelled() {
-                    tracing::warn!(signal = name, "received second signal; ending at once");
-                    super::die::by_signal(number);
+                    tracing::info!(signal = name, "received signal; already shutting down");
+                    continue;
                 }
                 tracing::info!(signal = name, "received signal; shutting down");
                 listening.first.store(number, Ordering::Relaxed);

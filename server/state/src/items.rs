@@ -9,6 +9,7 @@
 //! | `member/` id (8) | `keelsonpb.MemberAttributes` |
 //! | `removed/` id (8) | one byte, 1 |
 //! | `cluster-version` | text |
+//! | `downgrade` | `etcdserverpb.DowngradeInfo`; absent when none is under way |
 //! | `auth/enabled` | one byte, 0 or 1 |
 //! | `auth/revision` | (8) |
 //! | `auth/user/` name, `auth/role/` name | `authpb.User`, `authpb.Role` |
@@ -26,6 +27,8 @@ pub const MEMBER: &[u8] = b"member/";
 pub const REMOVED: &[u8] = b"removed/";
 /// The one item of the cluster version.
 pub const CLUSTER_VERSION: &[u8] = b"cluster-version";
+/// The one item of a downgrade.
+pub const DOWNGRADE: &[u8] = b"downgrade";
 /// Of all that belongs to authentication.
 pub const AUTH: &[u8] = b"auth/";
 /// The one item that says whether authentication is on.

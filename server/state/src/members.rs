@@ -1,4 +1,4 @@
-//! What members have published of themselves, removed ids, and the cluster version.
+//! What members have published of themselves, removed ids, the cluster version, and a downgrade.
 //!
 //! Peer URLs and roles stand in raft's membership alone; this table is keyed by the same ids and
 //! the server joins the two (design R10, #19557).
@@ -6,17 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use keelson_proto::keelsonpb::MemberAttributes;
+use keelson_proto::{etcdserverpb::DowngradeInfo, keelsonpb::MemberAttributes};
 use prost::Message as _;
 
 use crate::items;
 
-/// Published attributes by member id, ids that never return, and the cluster version.
+/// Published attributes by member id, ids that never return, the cluster version, and a downgrade.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
     attributes: BTreeMap<u64, MemberAttributes>,
     removed: BTreeSet<u64>,
     cluster_version: Option<String>,
+    /// With `enabled` set only while one is under way.
+    downgrade: DowngradeInfo,
 }
 
 impl Members {
@@ -43,6 +45,12 @@ impl Members {
         self.cluster_version.as_deref()
     }
 
+    /// The downgrade under way, if `enabled` (contract 2.10).
+    #[must_use]
+    pub fn downgrade(&self) -> &DowngradeInfo {
+        &self.downgrade
+    }
+
     /// Takes what a member published, unless its id was removed. Whether that changed anything.
     pub(crate) fn publish(&mut self, attributes: &MemberAttributes) -> bool {
         let id = attributes.member_id;
@@ -63,6 +71,15 @@ impl Members {
         self.cluster_version = Some(version.to_owned());
     }
 
+    /// Begins a downgrade, or ends one: then nothing is left of it.
+    pub(crate) fn set_downgrade(&mut self, downgrade: &DowngradeInfo) {
+        self.downgrade = if downgrade.enabled {
+            downgrade.clone()
+        } else {
+            DowngradeInfo::default()
+        };
+    }
+
     /// The state item of what a member has published.
     #[must_use]
     pub fn attributes_item(attributes: &MemberAttributes) -> (Bytes, Bytes) {
@@ -81,7 +98,11 @@ impl Members {
             .cluster_version
             .as_ref()
             .map_or(0, |version| 15 + version.len());
-        (attributes + version + 17 * self.removed.len()) as u64
+        let downgrade = match self.downgrade.encoded_len() {
+            0 => 0,
+            length => items::DOWNGRADE.len() + length,
+        };
+        (attributes + version + downgrade + 17 * self.removed.len()) as u64
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Member, put, put_op, range_op, txn};
 use keelson_proto::etcdserverpb::{
-    AlarmRequest, CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest,
+    AlarmRequest, CompactionRequest, Compare, DeleteRangeRequest, DowngradeInfo, LeaseGrantRequest,
     LeaseRevokeRequest,
 };
 use keelson_proto::keelsonpb::{
@@ -214,6 +214,10 @@ fn commands() -> Vec<Vec<u8>> {
         }),
         Request::ClusterVersion(ClusterVersion {
             version: "3.7.0".into(),
+        }),
+        Request::Downgrade(DowngradeInfo {
+            enabled: true,
+            target_version: "3.6.0".into(),
         }),
     ]
     .into_iter()

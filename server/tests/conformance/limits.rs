@@ -1,9 +1,7 @@
 //! Requests beyond the limits and bytes that are none (contract 1, 2.1, 10.5).
 
 use keelson_proto::error::Error;
-use keelson_proto::etcdserverpb::{
-    AlarmRequest, AuthStatusRequest, DowngradeRequest, auth_client::AuthClient,
-};
+use keelson_proto::etcdserverpb::{AlarmRequest, AuthStatusRequest, auth_client::AuthClient};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
@@ -88,10 +86,6 @@ async fn what_is_not_there_yet_says_so() {
     let mut auth = AuthClient::new(cluster.channel(0));
     let status = auth.auth_status(AuthStatusRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
-    let mut maintenance = cluster.maintenance(0);
-    let request = DowngradeRequest::default();
-    let status = maintenance.downgrade(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
 }
 
 /// Sends bytes and reads until the other side has enough of them, or says nothing.
@@ -161,6 +155,8 @@ async fn garbage_messages_are_refused_by_every_method() {
         "/etcdserverpb.Maintenance/Alarm",
         "/etcdserverpb.Maintenance/HashKV",
         "/etcdserverpb.Cluster/MemberList",
+        "/v3lockpb.Lock/Lock",
+        "/v3electionpb.Election/Campaign",
     ] {
         grpc.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<Garbage, Garbage>::default();

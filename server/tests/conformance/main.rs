@@ -15,8 +15,10 @@
 mod clients;
 mod cluster;
 mod compaction;
+mod concurrency;
 mod corruption;
 mod documents;
+mod downgrade;
 mod faulty_members;
 mod http;
 mod kv;

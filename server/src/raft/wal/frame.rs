@@ -314,6 +314,12 @@ pub(super) fn encode_committed(out: &mut BytesMut, committed: LogPosition) {
     encode(out, Kind::Committed, 0, 0, Some(committed), |_| {});
 }
 
+/// A commit with the secret that makes it a mark.
+pub(super) fn encode_mark(out: &mut BytesMut, committed: LogPosition, secret: &[u8]) {
+    let body = |body: &mut BytesMut| body.put_slice(secret);
+    encode(out, Kind::Committed, 0, 0, Some(committed), body);
+}
+
 /// The mark that entries from `next` on are gone.
 pub(super) fn encode_truncate(out: &mut BytesMut, next: u64) {
     encode(out, Kind::Truncate, 0, next, None, |_| {});

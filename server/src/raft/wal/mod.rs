@@ -28,6 +28,7 @@ pub mod memory;
 mod open;
 mod sled_backend;
 mod sled_check;
+mod sled_mark;
 #[cfg(test)]
 mod suite;
 #[cfg(target_os = "linux")]

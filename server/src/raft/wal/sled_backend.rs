@@ -21,9 +21,10 @@ use super::backend::{Backend, PURGE_SLICE_KEYS_MAX, Reader};
 use super::error::WalError;
 use super::frame::{self, Frame, Kind, Packing};
 use super::sled_check;
+use super::sled_mark::Marks;
 
 /// sled's segment: larger pages than a quarter of it would become blobs.
-const SEGMENT_BYTES: usize = 8 << 20;
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 /// sled's page cache. The log is read back only at start and by lagging followers.
 const CACHE_BYTES: u64 = 8 << 20;
 /// How often sled cleans its segments. Durability does not depend on it.
@@ -39,6 +40,10 @@ const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
 /// Written at each start, to see where a flush gets.
 const SELF_TEST: &[u8] = b"self-test";
+const MARK: &[u8] = b"mark";
+/// Syncs between marks while the log is busy: a mark costs a hundredth of a sync. An idle log marks
+/// its end.
+const MARK_SYNCS: u32 = 32;
 
 /// Big-endian index and chunk number: sled's order is the log's.
 fn key(index: u64, chunk: u32) -> [u8; 12] {
@@ -82,6 +87,14 @@ pub(super) struct SledBackend {
     meta: Tree,
     syncing: Syncing,
     purged: Option<LogPosition>,
+    marks: Marks,
+    /// Last entry given to sled.
+    written: Option<LogPosition>,
+    /// Last entry that is durable.
+    durable: Option<LogPosition>,
+    /// What a mark would say once it is durable.
+    committed: Option<LogPosition>,
+    syncs_since_mark: u32,
 }
 
 /// How a flush of sled becomes durable. The descriptor of its file is our own.
@@ -101,6 +114,7 @@ impl SledBackend {
     /// Anything rules R6–R9 refuse; damage is cut and reported in [`Recovered::cut`] instead.
     pub(super) fn open(dir: &Path, unsafe_no_fsync: bool) -> Result<(Self, Recovered), WalError> {
         sled_check::prepare(dir)?;
+        let marks = Marks::load(dir)?;
         let db = sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
@@ -133,8 +147,16 @@ impl SledBackend {
             meta,
             syncing,
             purged: None,
+            marks,
+            written: None,
+            durable: None,
+            committed: None,
+            syncs_since_mark: 0,
         };
         let recovered = backend.recover()?;
+        backend.marks.check(recovered.end())?;
+        backend.written = recovered.end();
+        backend.durable = recovered.end();
         Ok((backend, recovered))
     }
 
@@ -273,6 +295,8 @@ impl Backend for SledBackend {
         committed: Option<LogPosition>,
     ) -> Result<u64, WalError> {
         let mut bytes = 0;
+        self.written = entries.last().map(WalEntry::position).or(self.written);
+        self.committed = committed.or(self.committed);
         frame::pack(entries, committed, PACKING, |index, chunk, frame| {
             bytes += frame.len() as u64;
             self.log.insert(key(index, chunk), &frame[..]).map(drop)
@@ -285,10 +309,16 @@ impl Backend for SledBackend {
     }
 
     fn save_committed(&mut self, committed: LogPosition) -> Result<(), WalError> {
-        self.put_meta(COMMITTED, |out| frame::encode_committed(out, committed))
+        self.put_meta(COMMITTED, |out| frame::encode_committed(out, committed))?;
+        self.committed = Some(committed);
+        self.mark()
     }
 
     fn truncate_after(&mut self, index: Option<u64>) -> Result<(), WalError> {
+        let kept = |end: &LogPosition| index.is_some_and(|index| end.index <= index);
+        // What is left is committed as far as marks go; how far it reaches is for the next append.
+        self.written = self.written.filter(kept);
+        self.durable = self.durable.filter(kept);
         for item in self.log.iter().rev() {
             let (key, value) = item?;
             let (first, _) =
@@ -304,6 +334,12 @@ impl Backend for SledBackend {
     fn mark_purged(&mut self, position: LogPosition) -> Result<(), WalError> {
         self.put_meta(PURGED, |out| frame::encode_purge(out, position))?;
         self.purged = Some(position);
+        if self
+            .written
+            .is_none_or(|written| written.index < position.index)
+        {
+            self.written = Some(position);
+        }
         Ok(())
     }
 
@@ -328,13 +364,19 @@ impl Backend for SledBackend {
     }
 
     fn sync(&mut self) -> Result<(), WalError> {
+        self.syncs_since_mark += 1;
+        if self.syncs_since_mark >= MARK_SYNCS {
+            self.mark()?;
+        }
         self.db.flush()?;
         let synced = match &self.syncing {
-            Syncing::InFlush(file) => reserve_segment(file),
+            Syncing::InFlush(file) => written(file).and_then(|()| reserve_segment(file)),
             Syncing::AfterFlush(file) => reserve_segment(file).and_then(|()| file.sync_data()),
             Syncing::Never => Ok(()),
         };
-        synced.map_err(|error| WalError::io("fdatasync of the log database", error))
+        synced.map_err(|error| WalError::io("fdatasync of the log database", error))?;
+        self.durable = self.written;
+        Ok(())
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -351,6 +393,11 @@ fn flush_syncs(file: &File, write: impl FnOnce() -> sled::Result<()>) -> Result<
 }
 
 #[cfg(target_os = "linux")]
+fn written(file: &File) -> std::io::Result<()> {
+    super::sync_file_range::check_written(file)
+}
+
+#[cfg(target_os = "linux")]
 fn never_sync(dir: &Path) -> Result<(), WalError> {
     File::open(dir.join(sled_check::DATA_FILE))
         .and_then(|file| super::sync_file_range::leave_unsynced(&file))
@@ -361,6 +408,11 @@ fn never_sync(dir: &Path) -> Result<(), WalError> {
 fn flush_syncs(_: &File, write: impl FnOnce() -> sled::Result<()>) -> Result<bool, WalError> {
     write()?;
     Ok(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn written(_: &File) -> std::io::Result<()> {
+    Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -385,6 +437,18 @@ fn reserve_segment(file: &File) -> std::io::Result<()> {
 }
 
 impl SledBackend {
+    /// Leaves a mark of what is durable and committed by now.
+    fn mark(&mut self) -> Result<(), WalError> {
+        self.syncs_since_mark = 0;
+        let Some(durable) = self.durable else {
+            return Ok(());
+        };
+        let Some(committed) = frame::lower(self.committed, durable) else {
+            return Ok(());
+        };
+        self.put_meta(MARK, |out| self.marks.encode(out, committed))
+    }
+
     /// Rewrites the frame that holds `index` so that it ends there.
     fn shorten(&self, key: &IVec, value: &IVec, index: u64) -> Result<(), WalError> {
         let (kind, count, first) = frame::peek(value).ok_or_else(|| corrupt(key, "not a frame"))?;

@@ -177,3 +177,33 @@ fn the_file_grows_by_segments_and_is_recovered_whole() {
     lens.dedup();
     assert_eq!(lens[..2], [segment, 2 * segment]);
 }
+
+/// sled itself drops what follows damage and says nothing.
+#[test]
+fn a_flipped_bit_in_the_file_that_costs_durable_entries_is_refused_at_each_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut backend, _) = SledBackend::open(dir.path(), false).unwrap();
+    for index in 0..100_u64 {
+        let committed = index
+            .checked_sub(1)
+            .map(|before| entry(before, 0).position());
+        backend.append(&[entry(index, 300)], committed).unwrap();
+        backend.sync().unwrap();
+    }
+    drop(backend);
+    let path = dir.path().join(sled_check::DATA_FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let payload = [20; 300];
+    let at = bytes
+        .windows(300)
+        .position(|found| found == payload)
+        .unwrap();
+    bytes[at + 150] ^= 4;
+    fs::write(&path, &bytes).unwrap();
+    for _ in 0..2 {
+        let refused = SledBackend::open(dir.path(), false).err().unwrap();
+        let text = refused.to_string();
+        assert!(matches!(refused, WalError::Refused(_)), "{text}");
+        assert!(text.contains("/db: the entries up to 9"), "{text}");
+    }
+}

@@ -4,8 +4,8 @@ use keelson_proto::{
     error::Error,
     etcdserverpb::{
         AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest,
-        LeaseCheckpointRequest, LeaseCheckpointResponse, LeaseGrantRequest, LeaseGrantResponse,
-        LeaseRevokeRequest, LeaseRevokeResponse, PutRequest, TxnRequest,
+        DowngradeInfo, LeaseCheckpointRequest, LeaseCheckpointResponse, LeaseGrantRequest,
+        LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest, TxnRequest,
         request_op::Request as Operation,
     },
     keelsonpb::{ClusterVersion, MemberAttributes, command::Request},
@@ -43,6 +43,7 @@ impl State {
             Request::Alarm(alarm) => Ok(self.alarm(alarm)),
             Request::MemberAttributes(attributes) => Ok(self.member_attributes(attributes)),
             Request::ClusterVersion(version) => Ok(self.cluster_version(version)),
+            Request::Downgrade(downgrade) => Ok(self.downgrade(downgrade)),
         }
     }
 
@@ -197,6 +198,18 @@ impl State {
             text.clone().into_bytes().into(),
         );
         Body::Ready(Response::ClusterVersion)
+    }
+
+    fn downgrade(&mut self, downgrade: &DowngradeInfo) -> Body {
+        self.common.members.write().set_downgrade(downgrade);
+        let store = &mut self.mvcc.store;
+        if downgrade.enabled {
+            let key = bytes::Bytes::from_static(items::DOWNGRADE);
+            store.put_state(key, downgrade.encode_to_vec().into());
+        } else {
+            store.delete_state(items::DOWNGRADE);
+        }
+        Body::Ready(Response::Downgrade)
     }
 
     fn ready(

@@ -50,6 +50,8 @@ pub enum Response {
     MemberAttributes,
     /// Of a new cluster version.
     ClusterVersion,
+    /// Of a downgrade that began or ended.
+    Downgrade,
 }
 
 /// A reply whose records may still have to be read.

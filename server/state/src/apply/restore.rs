@@ -1,7 +1,10 @@
 //! From what the store recovered to the tables in memory, at start and after an install.
 
 use bytes::Bytes;
-use keelson_proto::{etcdserverpb::AlarmMember, keelsonpb::MemberAttributes};
+use keelson_proto::{
+    etcdserverpb::{AlarmMember, DowngradeInfo},
+    keelsonpb::MemberAttributes,
+};
 use prost::Message as _;
 
 use crate::{
@@ -63,6 +66,9 @@ impl Tables {
         } else if key == items::CLUSTER_VERSION {
             self.members
                 .set_cluster_version(std::str::from_utf8(value).ok()?);
+        } else if key == items::DOWNGRADE {
+            self.members
+                .set_downgrade(&DowngradeInfo::decode(value.as_ref()).ok()?);
         } else if key.starts_with(items::AUTH) {
             self.auth.restore(key, value)?;
         } else {
