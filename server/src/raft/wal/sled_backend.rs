@@ -577,7 +577,11 @@ impl Reader for SledReader {
             None => return Err(WalError::Missing { index: range.start }),
         };
         let mut bytes = 0;
-        for found in Frames::new(&self.log, key(start, 0)) {
+        let mut frames = Frames::new(&self.log, key(start, 0));
+        // Not a frame further: what lies behind may just be written, or cut.
+        while range.start + (entries.len() as u64) < range.end
+            && let Some(found) = frames.next()
+        {
             for entry in found?.entries {
                 let next = range.start + entries.len() as u64;
                 if entry.index < next {

@@ -207,3 +207,16 @@ fn a_flipped_bit_in_the_file_that_costs_durable_entries_is_refused_at_each_start
         assert!(text.contains("/db: the entries up to 9"), "{text}");
     }
 }
+
+#[test]
+fn a_read_does_not_look_at_what_is_being_written_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut backend = open(&dir);
+    small_log(&mut backend);
+    let reader = backend.reader();
+    // Entry 2 has chunks, of which the writer has inserted the first one so far.
+    backend.log.remove(key(2, 1)).unwrap();
+    let read = reader.read(0..2, usize::MAX).unwrap();
+    assert_eq!(read, [entry(0, 5), entry(1, 9)]);
+    assert!(reader.read(0..3, usize::MAX).is_err());
+}
