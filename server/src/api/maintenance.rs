@@ -15,6 +15,7 @@ use keelson_proto::etcdserverpb::{
 use keelson_proto::keelsonpb::command;
 use keelson_state::apply::Response as Applied;
 use openraft::LogIdOptionExt as _;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::header::Header;
@@ -36,14 +37,23 @@ const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
 pub struct MaintenanceService {
     node: Arc<Node>,
     header: Header,
+    snapshots: Arc<Semaphore>,
 }
+
+/// Snapshots under way at a time: each has a thread, buffers and files that are kept from removal,
+/// for as long as its client likes. Nobody needs more than a few.
+const SNAPSHOTS_MAX: usize = 16;
 
 impl MaintenanceService {
     /// Serves this member's state.
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
         let header = Header::new(Arc::clone(node.status()));
-        Self { node, header }
+        Self {
+            node,
+            header,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+        }
     }
 
     fn current_header(&self) -> keelson_proto::etcdserverpb::ResponseHeader {
@@ -171,8 +181,12 @@ impl maintenance_server::Maintenance for MaintenanceService {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Snapshots>, Status> {
         let guard = metadata::check_stream_anywhere(&self.node, request.metadata())?;
+        let place = Arc::clone(&self.snapshots)
+            .try_acquire_owned()
+            .map_err(|_| Error::RequestTooManyRequests)?;
         let file = self.node.snapshot_file().await?;
         Ok(Response::new(Box::pin(snapshot::stream(
+            place,
             file,
             guard,
             self.node.reader().clone(),

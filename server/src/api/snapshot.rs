@@ -16,7 +16,7 @@ use keelson_proto::etcdserverpb::SnapshotResponse;
 use keelson_state::bolt::FileWriter;
 use keelson_state::reader::Reader;
 use keelson_state::snapshot::STORAGE_VERSION;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -41,7 +41,10 @@ const GONE: &str = "the client has gone";
 type Message = Result<SnapshotResponse, Status>;
 
 /// Streams a file. It ends early when the client goes away, or when the server stops.
+///
+/// `place` is given back when the thread has ended.
 pub(super) fn stream(
+    place: OwnedSemaphorePermit,
     file: FileWriter,
     guard: LeaderGuard,
     reader: Reader,
@@ -50,6 +53,7 @@ pub(super) fn stream(
     let unstarted = sender.clone();
     let runtime = tokio::runtime::Handle::current();
     let read = move || {
+        let _place = place;
         let niceness = rustix::process::setpriority_process(None, NICENESS);
         if let Err(error) = niceness {
             tracing::debug!(error = %error, "snapshot thread keeps its priority");

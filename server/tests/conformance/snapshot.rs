@@ -182,6 +182,38 @@ async fn a_client_that_goes_away_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_nothing_do_not_add_up() {
+    let cluster = Cluster::single().await;
+    let mut kv = cluster.kv(0);
+    for i in 0..20 {
+        put_ok(&mut kv, "k", vec![i; 1 << 20]).await;
+    }
+    let mut streams = Vec::new();
+    let refused = loop {
+        match cluster.maintenance(0).snapshot(SnapshotRequest {}).await {
+            Ok(stream) => streams.push(stream),
+            Err(refused) => break refused,
+        }
+        assert!(streams.len() <= 16, "no end");
+    };
+    assert_eq!(refused.message(), "etcdserver: too many requests");
+    assert_eq!(streams.len(), 16);
+    put_ok(&mut kv, "k", "goes on").await;
+    drop(streams);
+    soon("a place is given back", async {
+        while cluster
+            .maintenance(0)
+            .snapshot(SnapshotRequest {})
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_is_rebuilt_from_a_snapshot() {
     let mut cluster = Cluster::single().await;
     fill(&cluster).await;
