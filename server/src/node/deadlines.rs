@@ -3,7 +3,7 @@
 //! Nearly every request is answered long before its deadline. A timer of its own would still be
 //! set and taken down, and setting one wakes the runtime's driver with a system call (a tenth of
 //! what a lone put costs). So requests look at the clock when a common tick wakes them, and a
-//! deadline is kept to within [`TICK`].
+//! deadline is kept to within `TICK`.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Checkpoints on their way to peers: what of the log they still need, and when one is given up.
 //!
 //! - A peer that receives a checkpoint needs the entries after it next. While it is under way, and
-//!   for [`CATCH_UP`] after its installation, they are not purged: a peer that finds them gone needs
+//!   for `CATCH_UP` after its installation, they are not purged: a peer that finds them gone needs
 //!   another checkpoint, and never catches up (openraft-notes 3).
 //! - A transfer whose bytes do not move is given up. A peer that hangs but answers keep-alives would
 //!   otherwise hold the log for ever.

@@ -8,7 +8,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`line`] | places in a line: taking one, waiting, leaving |
+//! | [`mod@line`] | places in a line: taking one, waiting, leaving |
 //! | [`observe`] | who is first, and each change of it |
 //! | [`key_watch`] | one watch of this member, for both |
 //!

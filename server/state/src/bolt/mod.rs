@@ -7,11 +7,11 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`page`] | page headers, elements, meta pages |
-//! | [`layout`] | pass 1 of writing: where each leaf and branch will lie, from lengths alone |
-//! | [`writer`] | pass 2: the bytes, in one forward pass, in pieces |
-//! | [`source`], [`reader`] | an untrusted file, checked before it is believed |
-//! | [`walk`] | its buckets' entries, in order |
+//! | `page` | page headers, elements, meta pages |
+//! | `layout` | pass 1 of writing: where each leaf and branch will lie, from lengths alone |
+//! | `writer` | pass 2: the bytes, in one forward pass, in pieces |
+//! | `source`, `reader` | an untrusted file, checked before it is believed |
+//! | `walk` | its buckets' entries, in order |
 //!
 //! Invariants of what is written:
 //! - A branch's key equals the first key of its child, and a branch has at least two children:

@@ -9,12 +9,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`buckets`] | names of buckets and keys, keys of records |
-//! | [`export`] | a consistent point of a running state, streamed in bounded memory |
-//! | [`import`] | everything a restored member takes over, checked |
-//! | [`mod@restore`] | a file made into a new store |
-//! | [`history`] | the rules that records of one key follow |
-//! | [`status`], [`hash`] | what etcdutl computes from a file |
+//! | `buckets` | names of buckets and keys, keys of records |
+//! | `export` | a consistent point of a running state, streamed in bounded memory |
+//! | `import` | everything a restored member takes over, checked |
+//! | `restore` | a file made into a new store |
+//! | `history` | the rules that records of one key follow |
+//! | `status`, `hash` | what etcdutl computes from a file |
 //!
 //! Records go both ways byte for byte (design R1), so hashes agree on both sides.
 
