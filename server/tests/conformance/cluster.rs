@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tonic::{Code, Request};
 
 use crate::support::{
-    Cluster, Processes, assert_refused, eventually, get, put, put_ok, range, range_ok, soon,
+    Cluster, Processes, assert_refused, checkpoint_often, eventually, get, put, put_ok, range,
+    range_ok, soon,
 };
 
 /// Everything a member knows agrees with every other member.
@@ -242,11 +243,7 @@ async fn a_member_that_was_away_catches_up_by_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn issue_18055_a_member_catches_up_by_checkpoint_again_and_again() {
-    let mut cluster = Cluster::start(3, |config| {
-        config.node.snapshot_count = 10;
-        config.node.snapshot_catchup_entries = 5;
-    })
-    .await;
+    let mut cluster = Cluster::start(3, checkpoint_often).await;
     let away = cluster.follower().await;
     let here = cluster.leader().await;
     for round in 0..3 {

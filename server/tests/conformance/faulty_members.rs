@@ -13,7 +13,7 @@ use keelson_proto::keelsonpb::{ForwardItem, ForwardRequest, ReadIndex};
 use keelson_proto::keelsonpb::{forward_item, forward_result};
 use tonic::Code;
 
-use crate::support::{Cluster, eventually, peer_request, put_ok, soon};
+use crate::support::{Cluster, checkpoint_often, eventually, peer_request, put_ok, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_that_goes_to_another_than_the_target_is_an_error() {
@@ -82,11 +82,7 @@ async fn read_rounds_that_one_member_asks_for_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compaction_that_came_with_a_checkpoint_is_finished() {
-    let mut cluster = Cluster::start(3, |config| {
-        config.node.snapshot_count = 10;
-        config.node.snapshot_catchup_entries = 5;
-    })
-    .await;
+    let mut cluster = Cluster::start(3, checkpoint_often).await;
     let away = cluster.follower().await;
     let here = cluster.leader().await;
     let last = cluster.status(away).await.raft_applied_index;

@@ -16,7 +16,8 @@ use tonic::Request;
 
 use crate::http::http;
 use crate::support::{
-    Cluster, compact, delete, eventually, get, op, peer_request, put, put_ok, range_ok, soon,
+    Cluster, checkpoint_often, compact, delete, eventually, get, op, peer_request, put, put_ok,
+    range_ok, soon,
 };
 
 /// Families that stand still in a cluster that works, and why.
@@ -181,8 +182,7 @@ async fn use_everything(cluster: &Cluster, i: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_moves_when_its_subject_happens() {
     let mut cluster = Cluster::start(3, |config| {
-        config.node.snapshot_count = 10;
-        config.node.snapshot_catchup_entries = 5;
+        checkpoint_often(config);
         config.node.warning_apply_duration = Duration::ZERO;
     })
     .await;

@@ -227,14 +227,11 @@ async fn a_member_is_rebuilt_from_a_snapshot() {
     cluster.maintenance(0).alarm(alarm).await.unwrap();
     let before = cluster.hash_kv(0, 0).await;
     let all = range_ok(&mut kv, range("\0", "\0")).await;
-    let old = range_ok(
-        &mut kv,
-        keelson_proto::etcdserverpb::RangeRequest {
-            revision: 40,
-            ..range("\0", "\0")
-        },
-    )
-    .await;
+    let at_40 = keelson_proto::etcdserverpb::RangeRequest {
+        revision: 40,
+        ..range("\0", "\0")
+    };
+    let old = range_ok(&mut kv, at_40.clone()).await;
     let file = snapshot(&cluster, 0).await;
     let path = write(&cluster, &file);
 
@@ -250,14 +247,7 @@ async fn a_member_is_rebuilt_from_a_snapshot() {
     );
     let mut kv = cluster.kv(0);
     assert_eq!(range_ok(&mut kv, range("\0", "\0")).await.kvs, all.kvs);
-    let again = range_ok(
-        &mut kv,
-        keelson_proto::etcdserverpb::RangeRequest {
-            revision: 40,
-            ..range("\0", "\0")
-        },
-    )
-    .await;
+    let again = range_ok(&mut kv, at_40).await;
     assert_eq!(again.kvs, old.kvs);
     let status = cluster.status(0).await;
     assert_eq!(status.errors, ["memberID:5 alarm:NOSPACE"]);

@@ -635,6 +635,13 @@ pub(crate) fn delete(key: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> DeleteRang
     }
 }
 
+/// A checkpoint every ten commands, and a log that reaches back five behind it: who was away gets a
+/// checkpoint.
+pub(crate) fn checkpoint_often(config: &mut ServerConfig) {
+    config.node.snapshot_count = 10;
+    config.node.snapshot_catchup_entries = 5;
+}
+
 pub(crate) fn compact(revision: i64) -> CompactionRequest {
     CompactionRequest {
         revision,

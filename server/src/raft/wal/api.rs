@@ -111,7 +111,7 @@ impl Recovered {
 
 /// Sees every sync, for metrics.
 pub trait SyncObserver: Send + Sync + 'static {
-    /// One group reached the disk: `elapsed` is the `fdatasync` alone.
+    /// One group reached the disk: `elapsed` is the backend's sync, its `fdatasync` above all.
     fn synced(&self, elapsed: Duration, entries: u64, bytes: u64);
 }
 

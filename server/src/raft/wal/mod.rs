@@ -14,6 +14,8 @@
 //! - `frame`: the checksummed unit that every format stores.
 //! - `sled_backend` (the product), `file_backend` (plain append file, the reference), [`memory`]
 //!   (simulation, with faults). One suite runs against all three.
+//! - Around sled: `sled_check` before and after it opens, `sync_file_range` makes its flush durable,
+//!   `sled_mark` proves how far its file reached.
 
 pub mod api;
 mod backend;

@@ -1,8 +1,8 @@
 //! What is checked around sled before and after it opens (rules R6, R7, R9; design 6).
 //!
-//! sled's own flush does not reach fsync on Linux, so the log syncs through a descriptor of its
-//! own. These checks prove that the descriptor and sled mean the same file and that the file
-//! system accepts the sync, and keep away what has destroyed databases.
+//! The log has a descriptor of its own of sled's file, to ask for failed writes and to sync where
+//! sled's flush does not. These checks prove that the descriptor and sled mean the same file and
+//! that the file system accepts the sync, and keep away what has destroyed databases.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -62,7 +62,7 @@ pub(super) fn sync_dirs(dir: &Path) -> Result<(), WalError> {
     Ok(())
 }
 
-/// Opens the descriptor for `fdatasync` and proves that it works. sled must be open, flushed and
+/// Opens the descriptor of sled's file and proves that it works. sled must be open, flushed and
 /// its files synced.
 pub(super) fn open_sync_file(dir: &Path) -> Result<File, WalError> {
     let path = dir.join(DATA_FILE);
