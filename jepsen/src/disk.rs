@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -11,6 +12,11 @@ use anyhow::{Context as _, Result, bail};
 const EXT4_IOC_SHUTDOWN: u32 = 0x8004_587d;
 /// `EXT4_GOING_FLAGS_NOLOGFLUSH`: nothing that is not on the device yet gets there.
 const NO_LOG_FLUSH: u32 = 2;
+
+/// How often a drop tries to unmount.
+const UNMOUNT_ATTEMPTS: usize = 40;
+/// Pause between the attempts.
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A mounted loop file. Unmounted when dropped.
 #[derive(Debug)]
@@ -82,9 +88,19 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
-        if self.mounted
-            && let Err(error) = self.unmount()
-        {
+        if !self.mounted {
+            return;
+        }
+        // A process that was killed just now may still have files open.
+        let mut unmounted = self.unmount();
+        for _ in 0..UNMOUNT_ATTEMPTS {
+            if unmounted.is_ok() {
+                return;
+            }
+            std::thread::sleep(UNMOUNT_PAUSE);
+            unmounted = self.unmount();
+        }
+        if let Err(error) = unmounted {
             eprintln!("cannot unmount {}: {error:#}", self.mount.display());
         }
     }

@@ -42,7 +42,7 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
         let found = result.with_context(|| format!("round {round} of {}", plan.rounds))?;
         tally.acknowledged += found.acknowledged;
     }
-    Ok(tally)
+    Ok(tally.of(plan.rounds))
 }
 
 async fn one_round(plan: &Plan) -> Result<Tally> {

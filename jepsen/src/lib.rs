@@ -5,8 +5,12 @@
 //! | [`disk`] | an ext4 file system of its own, whose power can be cut |
 //! | [`server`] | server processes: start, kill -9, stop |
 //! | [`load`] | writers that remember what was acknowledged, and the check |
-//! | [`rounds`] | two experiments: power cuts and kills |
-//! | [`full_disk`] | a third: a member's disk fills up |
+//! | [`machines`] | members that fail one by one, each with a disk of its own |
+//! | [`rounds`] | two experiments: power cuts and kills of all members |
+//! | [`full_disk`] | a member's disk fills up |
+//! | [`churn`] | members are added, promoted and removed, and fail meanwhile |
+//! | [`install`] | members fail while a checkpoint is streamed and installed |
+//! | [`offline`] | restoring and saving snapshots is cut |
 //!
 //! Everything is bounded in count and time, listens on loopback, and ends only what it started.
 
@@ -15,6 +19,9 @@
 pub mod churn;
 pub mod disk;
 pub mod full_disk;
+pub mod install;
 pub mod load;
+pub mod machines;
+pub mod offline;
 pub mod rounds;
 pub mod server;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use futures::future::join_all;
 use keelson_proto::etcdserverpb::kv_client::KvClient;
 use keelson_proto::etcdserverpb::{CompactionRequest, PutRequest, RangeRequest};
 use tokio::task::JoinHandle;
@@ -19,6 +20,8 @@ use tonic::transport::{Channel, Endpoint};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the compactor compacts what the writers have made.
 const COMPACT_INTERVAL: Duration = Duration::from_millis(200);
+/// Requests at once while base data are written.
+const FILL_AT_ONCE: usize = 16;
 
 /// What one writer knows.
 #[derive(Debug, Default)]
@@ -46,6 +49,22 @@ pub struct Running {
 pub struct Tally {
     /// Acknowledged writes that are covered by the check.
     pub acknowledged: u64,
+    /// Faults that were done.
+    pub faults: u64,
+    /// Those that fell into what they were aimed at.
+    pub hit: u64,
+}
+
+impl Tally {
+    /// With so many faults, all of which hit.
+    #[must_use]
+    pub fn of(self, faults: usize) -> Self {
+        Self {
+            faults: faults as u64,
+            hit: faults as u64,
+            ..self
+        }
+    }
 }
 
 impl Load {
@@ -166,6 +185,70 @@ async fn write(
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+/// Data that stay as they are: what makes a checkpoint or a snapshot file large enough to be cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// Number of keys.
+    pub keys: usize,
+    /// Bytes of each value.
+    pub value_bytes: usize,
+}
+
+impl Base {
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// When a write is refused.
+    pub async fn fill(self, endpoint: &str) -> Result<()> {
+        let endpoints = [endpoint.to_owned()];
+        let channel = channels(&endpoints)?.pop().context("no endpoint")?;
+        let put = |n: usize| {
+            let mut client = client(channel.clone());
+            async move {
+                let request = PutRequest {
+                    key: base_key(n),
+                    value: value(n as u64, self.value_bytes),
+                    ..Default::default()
+                };
+                client.put(request).await
+            }
+        };
+        for first in (0..self.keys).step_by(FILL_AT_ONCE) {
+            let last = (first + FILL_AT_ONCE).min(self.keys);
+            for answer in join_all((first..last).map(put)).await {
+                answer.context("write base data")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all of it through every endpoint.
+    ///
+    /// # Errors
+    /// When a key is missing, or holds something else.
+    pub async fn check(self, endpoints: &[String]) -> Result<()> {
+        for channel in channels(endpoints)? {
+            let mut client = client(channel);
+            for n in 0..self.keys {
+                let request = RangeRequest {
+                    key: base_key(n),
+                    ..Default::default()
+                };
+                let answer = client.range(request).await.context("read base data")?;
+                let found = answer.into_inner().kvs.first().map(|kv| kv.value.clone());
+                if found.as_ref() != Some(&value(n as u64, self.value_bytes)) {
+                    bail!("LOST: base value {n}: {:?}", found.map(|found| found.len()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn base_key(n: usize) -> Bytes {
+    format!("base-{n:06}").into()
 }
 
 async fn compact_along(channel: Channel, stop: Arc<AtomicBool>) {

@@ -6,17 +6,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rand::Rng as _;
 
-use crate::churn;
 use crate::disk::LoopDisk;
 use crate::load::{Load, Tally};
 use crate::server::Cluster;
 
 /// Writers of each round.
-const WRITERS: usize = 32;
+pub(crate) const WRITERS: usize = 32;
 /// Size of the loop file system in MiB.
 const DISK_MEGABYTES: u64 = 4096;
 /// Checkpoints come often, so that cuts fall into them.
-const SNAPSHOT_COUNT: &str = "500";
+pub(crate) const SNAPSHOT_COUNT: &str = "500";
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -40,8 +39,6 @@ pub enum Fault {
     PowerCut,
     /// The processes are killed; the page cache survives.
     Kill,
-    /// The membership changes, and members are killed meanwhile.
-    Churn,
 }
 
 /// Runs the rounds on one data directory that lives through all of them.
@@ -52,34 +49,27 @@ pub async fn run(plan: &Plan, fault: Fault) -> Result<Tally> {
     let scratch = tempfile::tempdir_in(&plan.directory)?;
     let mut disk = match fault {
         Fault::PowerCut => Some(LoopDisk::create(scratch.path(), DISK_MEGABYTES)?),
-        Fault::Kill | Fault::Churn => None,
+        Fault::Kill => None,
     };
     let data = match &disk {
         Some(disk) => disk.path().to_owned(),
         None => subdirectory(scratch.path())?,
     };
-    let mut arguments = vec![
+    let arguments = [
         "--snapshot-count",
         SNAPSHOT_COUNT,
         "--quota-backend-bytes",
         "1073741824",
     ];
-    if fault == Fault::Churn {
-        // The experiment asks for what an operator would wait for.
-        arguments.push("--strict-reconfig-check=false");
-    }
     let mut cluster = Cluster::new(&plan.program, &data, plan.members, &arguments)?;
     let load = Load::new(WRITERS, plan.value_bytes);
     let mut tally = Tally::default();
     for round in 1..=plan.rounds {
-        let result = match fault {
-            Fault::Churn => churn::round(&mut cluster, &load, round).await,
-            Fault::PowerCut | Fault::Kill => one_round(&mut cluster, &load, disk.as_mut()).await,
-        };
+        let result = one_round(&mut cluster, &load, disk.as_mut()).await;
         tally = result.with_context(|| format!("round {round} of {}", plan.rounds))?;
     }
     cluster.kill_all().await?;
-    Ok(tally)
+    Ok(tally.of(plan.rounds))
 }
 
 async fn one_round(

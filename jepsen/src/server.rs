@@ -6,8 +6,9 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use keelson_proto::etcdserverpb::RangeRequest;
 use keelson_proto::etcdserverpb::kv_client::KvClient;
+use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use keelson_proto::etcdserverpb::{RangeRequest, StatusRequest};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
@@ -33,6 +34,8 @@ struct Member {
     /// `--initial-cluster` of a member that joins the others; none for those that bootstrap.
     joins: Option<String>,
     process: Option<Child>,
+    /// Not to be started yet.
+    held: bool,
 }
 
 impl Cluster {
@@ -53,6 +56,7 @@ impl Cluster {
                 directory: None,
                 joins: None,
                 process: None,
+                held: false,
             });
         }
         Ok(Self {
@@ -90,6 +94,49 @@ impl Cluster {
         }
     }
 
+    /// Length of a member's log by now, for [`Cluster::log_since`].
+    #[must_use]
+    pub fn log_bytes(&self, place: usize) -> u64 {
+        let member = self.members.get(place);
+        let path = member.map(|member| log_path(&self.directory, &member.name));
+        path.and_then(|path| path.metadata().ok())
+            .map_or(0, |metadata| metadata.len())
+    }
+
+    /// What a member has logged behind the first `from` bytes.
+    #[must_use]
+    pub fn log_since(&self, place: usize, from: u64) -> String {
+        let Some(member) = self.members.get(place) else {
+            return String::new();
+        };
+        let log = std::fs::read(log_path(&self.directory, &member.name)).unwrap_or_default();
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(log.len());
+        String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned()
+    }
+
+    /// A member's name.
+    #[must_use]
+    pub fn name(&self, place: usize) -> Option<&str> {
+        self.members.get(place).map(|member| member.name.as_str())
+    }
+
+    /// The member that says that it leads, waiting for one.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub async fn leader(&self) -> Result<usize> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while Instant::now() < deadline {
+            for (place, member) in self.members.iter().enumerate() {
+                if member.process.is_some() && leads(&member.client).await {
+                    return Ok(place);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("no member leads after {READY_TIMEOUT:?}")
+    }
+
     /// The last lines of a member's log.
     #[must_use]
     pub fn last_lines(&self, place: usize) -> String {
@@ -119,6 +166,7 @@ impl Cluster {
             directory: None,
             joins: Some(cluster),
             process: None,
+            held: false,
         });
         Ok(peer)
     }
@@ -185,7 +233,7 @@ impl Cluster {
     pub fn spawn(&mut self) -> Result<()> {
         let bootstrap = initial_cluster(self.members.iter().filter(|one| one.joins.is_none()));
         for member in &mut self.members {
-            if member.process.is_none() {
+            if member.process.is_none() && !member.held {
                 member.process = Some(spawn(
                     &self.program,
                     &self.directory,
@@ -196,6 +244,20 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Keeps a member from being started until [`Cluster::release`].
+    pub fn hold(&mut self, place: usize) {
+        if let Some(member) = self.members.get_mut(place) {
+            member.held = true;
+        }
+    }
+
+    /// Lets a member be started.
+    pub fn release(&mut self, place: usize) {
+        if let Some(member) = self.members.get_mut(place) {
+            member.held = false;
+        }
     }
 
     async fn wait_ready(&mut self, place: usize) -> Result<()> {
@@ -270,6 +332,18 @@ async fn serves(endpoint: &str) -> bool {
     matches!(
         tokio::time::timeout(Duration::from_secs(2), read).await,
         Ok(Some(_))
+    )
+}
+
+async fn leads(endpoint: &str) -> bool {
+    let ask = async {
+        let mut client = MaintenanceClient::connect(endpoint.to_owned()).await.ok()?;
+        let status = client.status(StatusRequest {}).await.ok()?.into_inner();
+        Some(status.header?.member_id == status.leader)
+    };
+    matches!(
+        tokio::time::timeout(Duration::from_secs(2), ask).await,
+        Ok(Some(true))
     )
 }
 

@@ -1,12 +1,14 @@
 //! `snapshot restore`: a snapshot file made into a data directory of a new cluster (contract 8.4).
 //!
 //! ```text
-//! <data-dir>.restoring   identity, store, log: written and synced
-//! rename                 the directory appears whole
+//! <data-dir>.restoring   marked as unfinished; store, log, identity: written and synced
+//! rename the log         if it is apart (--wal-dir), still marked
+//! unmark, rename         the data directory appears whole
+//! unmark the log
 //! ```
 //!
-//! Until the rename there is nothing at the target that a server would start on; what an attempt
-//! left behind is removed by the next one. The log begins behind entry (1, number of members),
+//! Until the last rename there is nothing that a server would start on
+//! ([`crate::process::unfinished`]); what an attempt left behind is removed by the next one. The log begins behind entry (1, number of members),
 //! which stands for the whole snapshot on every member that is restored from it; so members that
 //! are restored with the same file and the same cluster agree.
 
@@ -24,7 +26,7 @@ use keelson_state::store::{RealDisk, StoreOptions};
 use prost::Message as _;
 
 use crate::config::{InitialCluster, Url, mismatch, same_addresses};
-use crate::process::DataDir;
+use crate::process::{DataDir, unfinished};
 use crate::raft::bootstrap;
 use crate::raft::codec;
 use crate::raft::identity::Identity;
@@ -85,6 +87,7 @@ pub fn restore(options: &RestoreOptions) -> Result<Restored> {
     }
     if let Some(wal_dir) = &options.wal_dir
         && wal_dir.exists()
+        && !unfinished::is_marked(wal_dir)
     {
         bail!("wal-dir {:?} exists", wal_dir.display().to_string());
     }
@@ -175,9 +178,18 @@ impl Unfinished {
                 remove(&entry.path())?;
             }
         }
-        if wal_dir.is_some() {
+        if let Some(wal_dir) = wal_dir {
             remove(&wal)?;
+            if unfinished::is_marked(wal_dir) {
+                let left = wal_dir.display().to_string();
+                tracing::info!(
+                    "wal-dir" = left,
+                    "removing the log of a restore that did not finish"
+                );
+                remove(wal_dir)?;
+            }
         }
+        mark(&path)?;
         for directory in [path.join("member"), wal.clone()] {
             use std::os::unix::fs::DirBuilderExt as _;
             std::fs::DirBuilder::new()
@@ -185,6 +197,9 @@ impl Unfinished {
                 .mode(0o700)
                 .create(&directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        if wal_dir.is_some() {
+            mark(&wal)?;
         }
         Ok(Self {
             path,
@@ -244,17 +259,29 @@ impl Unfinished {
         Ok(content)
     }
 
-    /// The log first: a data directory without its log would not start, but the other way round
-    /// nothing is seen.
+    /// The log first: without its data directory it is refused, and nothing is served.
     fn finish(self, data_dir: &Path, wal_dir: Option<&Path>) -> Result<()> {
         sync(&self.path.join("member"))?;
-        sync(&self.path)?;
         if let Some(wal_dir) = wal_dir {
             sync(&self.wal)?;
             publish(&self.wal, wal_dir)?;
         }
-        publish(&self.path, data_dir)
+        unmark(&self.path)?;
+        publish(&self.path, data_dir)?;
+        match wal_dir {
+            Some(wal_dir) => unmark(wal_dir),
+            None => Ok(()),
+        }
     }
+}
+
+fn mark(directory: &Path) -> Result<()> {
+    unfinished::mark(directory).with_context(|| format!("cannot write in {}", directory.display()))
+}
+
+fn unmark(directory: &Path) -> Result<()> {
+    unfinished::unmark(directory)
+        .with_context(|| format!("cannot write in {}", directory.display()))
 }
 
 fn publish(from: &Path, to: &Path) -> Result<()> {

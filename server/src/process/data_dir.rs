@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::raft::identity::Identity;
+
 /// For its owner alone (contract 4.1).
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-
-/// Written by a member once it knows who it is.
-const IDENTITY_FILE: &str = "identity";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +89,7 @@ impl DataDir {
     /// Whether a member has kept its state here: only without one do `--initial-cluster*` count.
     #[must_use]
     pub fn is_initialized(&self) -> bool {
-        self.path.join("member").join(IDENTITY_FILE).exists()
+        Identity::exists(&self.path.join("member"))
     }
 }
 

@@ -17,6 +17,7 @@ mod notify;
 mod panic;
 mod run;
 mod signals;
+pub mod unfinished;
 
 pub use data_dir::{DataDir, DataDirError};
 pub use run::main;

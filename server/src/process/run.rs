@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::data_dir::DataDir;
 use super::signals::Signals;
+use super::unfinished::refuse_unfinished;
 use super::{announce, die, limits, notify, panic};
 use crate::config::{
     self, Config, Invocation, LoadError, LogFormat, LogLevel, LogOutput, Logging, same_addresses,
@@ -89,6 +90,8 @@ fn run(mut config: Config) -> Result<Option<i32>> {
     if let Some(host) = default_host() {
         config.advertise_default_host(host);
     }
+    let wal_dir = config.member.wal_dir.as_deref();
+    refuse_unfinished(&config.member.data_dir, wal_dir)?;
     let data_dir = DataDir::open(&config.member.data_dir)?;
     let initialized = data_dir.is_initialized();
     if !initialized {

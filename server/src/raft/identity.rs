@@ -27,6 +27,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Whether there is one, sound or not.
+    #[must_use]
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
     /// Reads the file; `None` if there is none.
     ///
     /// # Errors
