@@ -7,6 +7,7 @@
 //! | [`state_machine`], [`snapshot`], [`transfers`] | apply and checkpoints; their way between members |
 //! | [`network`], [`peers`], [`service`] | messages out; connections; messages in |
 //! | [`peer_stats`] | how much of it |
+//! | [`plausible`] | which messages no sound member sends |
 //! | [`leadership`], [`applied`], [`waiters`] | who leads; what is applied; who waits for it |
 //! | [`bootstrap`], [`identity`] | ids; where they are kept |
 //! | [`force_new`] | a cluster of one out of what a member has |
@@ -22,6 +23,7 @@ mod member_log;
 pub mod network;
 pub mod peer_stats;
 pub mod peers;
+pub mod plausible;
 pub mod service;
 pub mod snapshot;
 pub mod state_machine;

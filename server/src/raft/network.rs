@@ -30,9 +30,10 @@ use tonic::{Code, Request, Status};
 use super::codec;
 use super::peer_stats::PeerStats;
 use super::peers::{Peers, Purpose};
+use super::plausible::{self, Implausible, Known};
 use super::snapshot::{self, SnapshotHandle};
 use super::transfers::{Patience, Transfers};
-use super::types::{Node, TypeConfig};
+use super::types::{LogId, Node, TypeConfig, Vote};
 
 /// Log bytes to one follower that are sent and not answered. A few round trips' worth of full
 /// requests; above it the stream waits.
@@ -108,6 +109,7 @@ impl Network {
             network: self.clone(),
             target,
             purpose,
+            matched: None,
         }
     }
 
@@ -169,9 +171,60 @@ pub struct Client {
     network: Network,
     target: u64,
     purpose: Purpose,
+    /// What the peer has acknowledged on log streams of this vote.
+    matched: Option<(Vote, LogId)>,
 }
 
 impl Client {
+    /// Refuses an answer that no sound member gives. Such a peer is backed off from: asked again at
+    /// once it would answer the same.
+    fn implausible(&self, reason: &Implausible) -> RPCError<TypeConfig> {
+        tracing::error!(
+            from = format!("{:x}", self.target),
+            reason = %reason,
+            "refused an answer that no sound member gives"
+        );
+        self.stats().received_failures.increment();
+        RPCError::Unreachable(Unreachable::new(reason))
+    }
+
+    fn checked_vote(&self, asked: &Vote, answered: Vote) -> Result<Vote> {
+        Known::of_vote(asked)
+            .check_answered_vote(self.target, asked, &answered)
+            .map_err(|reason| self.implausible(&reason))?;
+        Ok(answered)
+    }
+
+    /// Holds the answer to an append against what was sent.
+    fn checked_append(
+        &mut self,
+        vote: &Vote,
+        sent: Option<Sent>,
+        answer: StreamAppendResult<TypeConfig>,
+    ) -> Result<StreamAppendResult<TypeConfig>> {
+        let Sent { prev, last, .. } = sent.ok_or_else(|| self.implausible(&Implausible::Unasked))?;
+        let matched = self
+            .matched
+            .filter(|(of, _)| of == vote)
+            .map(|(_, matched)| matched);
+        match answer {
+            Ok(matching) => {
+                plausible::check_matching(last, matching)
+                    .map_err(|reason| self.implausible(&reason))?;
+                if let Some(matching) = matching.max(matched) {
+                    self.matched = Some((*vote, matching));
+                }
+            }
+            Err(StreamAppendError::Conflict(conflict)) => {
+                plausible::check_conflict(prev, matched, conflict)
+                    .map_err(|reason| self.implausible(&reason))?;
+            }
+            Err(StreamAppendError::HigherVote(higher)) => {
+                self.checked_vote(vote, higher)?;
+            }
+        }
+        Ok(answer)
+    }
     fn raft(&self, purpose: Purpose) -> Result<RaftClient<Channel>> {
         let channel = self
             .network
@@ -226,7 +279,7 @@ impl Client {
         stats.received_bytes.add(response.encoded_len() as u64);
         let vote = response.vote.as_ref().ok_or_else(|| missing("vote"))?;
         Ok(VoteResponse {
-            vote: codec::vote_from_proto(vote),
+            vote: self.checked_vote(&rpc.vote, codec::vote_from_proto(vote))?,
             vote_granted: response.vote_granted,
             last_log_id: response.last_log_id.as_ref().map(codec::log_id_from_proto),
         })
@@ -260,7 +313,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         Ok(match append_result(response)? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+            Err(StreamAppendError::HigherVote(higher)) => {
+                AppendEntriesResponse::HigherVote(self.checked_vote(&rpc.vote, higher)?)
+            }
         })
     }
 
@@ -296,7 +351,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
     async fn full_snapshot(
         &mut self,
-        vote: super::types::Vote,
+        vote: Vote,
         snapshot: snapshot::Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
@@ -310,10 +365,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => match sent {
-                Ok(vote) => {
+                Ok(answered) => {
+                    let answered = self.checked_vote(&vote, answered)?;
                     transfer.installed();
                     timer.succeeded();
-                    Ok(SnapshotResponse::new(vote))
+                    Ok(SnapshotResponse::new(answered))
                 }
                 Err(snapshot::SendError::Peer(status)) => Err(self.failed(&status).into()),
                 Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
@@ -366,6 +422,8 @@ impl Client {
         let Some(first) = input.next().await else {
             return Ok(futures::stream::empty().boxed());
         };
+        // A stream is of one leader.
+        let vote = first.vote;
         let input = futures::stream::once(std::future::ready(first)).chain(input);
         let window = Arc::new(Window::default());
         let sent = Arc::clone(&window);
@@ -376,7 +434,13 @@ impl Client {
             async move {
                 let message = append_to_proto(&request);
                 let bytes = message.encoded_len();
-                window.enter(bytes).await;
+                let last = request.entries.last().map(|entry| entry.log_id);
+                let sent = Sent {
+                    bytes,
+                    prev: request.prev_log_id,
+                    last: last.or(request.prev_log_id),
+                };
+                window.enter(sent).await;
                 sent_bytes.add(bytes as u64);
                 message
             }
@@ -401,10 +465,12 @@ impl Client {
                         match tokio::time::timeout(PROGRESS_TIMEOUT, inbound.next()).await {
                             Ok(None) => return None,
                             Ok(Some(Ok(response))) => {
-                                window.leave();
+                                let sent = window.leave();
                                 client.heard();
                                 received.add(response.encoded_len() as u64);
-                                break append_result(response);
+                                break append_result(response).and_then(|answer| {
+                                    client.checked_append(&vote, sent, answer)
+                                });
                             }
                             Ok(Some(Err(status))) => break Err(client.failed(&status)),
                             Err(_) if window.is_empty() => {}
@@ -425,34 +491,44 @@ impl Client {
     }
 }
 
-/// Bytes of requests under way on one log stream.
+/// A request under way on a log stream.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    bytes: usize,
+    /// Its entries follow this one.
+    prev: Option<LogId>,
+    /// Its last entry, or that which it follows.
+    last: Option<LogId>,
+}
+
+/// Requests under way on one log stream, bounded in bytes.
 #[derive(Debug, Default)]
 struct Window {
     bytes: AtomicUsize,
-    requests: parking_lot::Mutex<VecDeque<usize>>,
+    requests: parking_lot::Mutex<VecDeque<Sent>>,
     room: Notify,
 }
 
 impl Window {
     /// Waits until the request fits; an empty window takes any size.
-    async fn enter(&self, size: usize) {
+    async fn enter(&self, sent: Sent) {
         loop {
             let bytes = self.bytes.load(Ordering::Acquire);
-            if bytes == 0 || bytes + size <= IN_FLIGHT_BYTES_MAX {
+            if bytes == 0 || bytes + sent.bytes <= IN_FLIGHT_BYTES_MAX {
                 break;
             }
             self.room.notified().await;
         }
-        self.bytes.fetch_add(size, Ordering::AcqRel);
-        self.requests.lock().push_back(size);
+        self.bytes.fetch_add(sent.bytes, Ordering::AcqRel);
+        self.requests.lock().push_back(sent);
     }
 
     /// The oldest request is answered.
-    fn leave(&self) {
-        if let Some(size) = self.requests.lock().pop_front() {
-            self.bytes.fetch_sub(size, Ordering::AcqRel);
-            self.room.notify_one();
-        }
+    fn leave(&self) -> Option<Sent> {
+        let sent = self.requests.lock().pop_front()?;
+        self.bytes.fetch_sub(sent.bytes, Ordering::AcqRel);
+        self.room.notify_one();
+        Some(sent)
     }
 
     fn is_empty(&self) -> bool {

@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::leadership::Leadership;
 use super::network::{PROTOCOL_VERSION, metadata};
 use super::peers::Peers;
+use super::plausible::{Implausible, Known};
 use super::state_machine::StateMachine;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::{codec, snapshot};
@@ -144,6 +145,9 @@ impl RaftService {
             last_log_id: message.last_log_id.as_ref().map(codec::log_id_from_proto),
             leadership_transfer: message.leadership_transfer,
         };
+        Known::of(&self.raft)
+            .check_vote_request(from, &rpc)
+            .map_err(|reason| implausible(from, &reason))?;
         let response: Result<VoteResponse<TypeConfig>, _> = if pre_vote {
             self.raft.pre_vote(rpc).await
         } else {
@@ -216,6 +220,7 @@ impl raft_server::Raft for RaftService {
         let context = Arc::clone(&self.context);
         let stats = context.peers.stats(from);
         let sent_bytes = Arc::clone(&stats.sent_bytes);
+        let raft = self.raft.clone();
         tokio::spawn(async move {
             while let Some(message) = inbound.next().await {
                 if let Ok(message) = &message {
@@ -223,10 +228,9 @@ impl raft_server::Raft for RaftService {
                 }
                 let request =
                     match message
+                        .and_then(|message| checked_append(&raft, from, message))
                         .map_err(|status| status.to_string())
-                        .and_then(|message| {
-                            append_from_proto(message).map_err(|status| status.to_string())
-                        }) {
+                    {
                         Ok(request) => request,
                         Err(reason) => {
                             stats.received_failures.increment();
@@ -260,7 +264,7 @@ impl raft_server::Raft for RaftService {
         let message = request.into_inner();
         let stats = self.context.peers.stats(from);
         stats.received_bytes.add(message.encoded_len() as u64);
-        let rpc = append_from_proto(message)?;
+        let rpc = checked_append(&self.raft, from, message)?;
         self.context.leadership.heard_from_leader(&rpc.vote);
         let prev = rpc.prev_log_id;
         let response = self
@@ -288,13 +292,16 @@ impl raft_server::Raft for RaftService {
         request: Request<keelsonpb::TransferLeaderRequest>,
     ) -> Result<Response<keelsonpb::TransferLeaderResponse>, Status> {
         use keelsonpb::transfer_leader_response::Result as Answer;
-        self.context.check(request.metadata())?;
+        let from = self.context.check(request.metadata())?;
         let message = request.into_inner();
         let rpc = TransferLeaderRequest::<TypeConfig>::new(
             required_vote(message.from_leader.as_ref())?,
             message.to,
             message.last_log_id.as_ref().map(codec::log_id_from_proto),
         );
+        Known::of(&self.raft)
+            .check_leader(from, rpc.from_leader(), "last log id", rpc.last_log_id())
+            .map_err(|reason| implausible(from, &reason))?;
         let answer = match self
             .raft
             .handle_transfer_leader(rpc)
@@ -364,26 +371,34 @@ fn append_from_proto(
         .map(codec::entry_from_proto)
         .collect::<Result<Vec<Entry>, _>>()
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let prev_log_id: Option<LogId> = message.prev_log_id.as_ref().map(codec::log_id_from_proto);
-    check_consecutive(prev_log_id.as_ref(), &entries)?;
     Ok(AppendEntriesRequest {
         vote: required_vote(message.vote.as_ref())?,
-        prev_log_id,
+        prev_log_id: message.prev_log_id.as_ref().map(codec::log_id_from_proto),
         entries,
         leader_commit: message.leader_commit.as_ref().map(codec::log_id_from_proto),
     })
 }
 
-/// Refuses entries that do not follow each other: Raft's core trusts their indexes (contract 10.5).
-fn check_consecutive(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), Status> {
-    let mut expected = prev.map_or(Some(0), |prev| prev.index().checked_add(1));
-    for entry in entries {
-        if expected != Some(entry.log_id.index()) {
-            return Err(Status::invalid_argument("log entries are not consecutive"));
-        }
-        expected = entry.log_id.index().checked_add(1);
-    }
-    Ok(())
+fn checked_append(
+    raft: &Raft,
+    from: u64,
+    message: keelsonpb::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+    let request = append_from_proto(message)?;
+    Known::of(raft)
+        .check_append(from, &request)
+        .map_err(|reason| implausible(from, &reason))?;
+    Ok(request)
+}
+
+/// Somebody must look at a member that sends this.
+pub(super) fn implausible(from: u64, reason: &Implausible) -> Status {
+    tracing::error!(
+        from = format!("{from:x}"),
+        reason = %reason,
+        "refused a message that no sound member sends"
+    );
+    Status::invalid_argument(reason.to_string())
 }
 
 fn append_to_proto(

@@ -18,7 +18,8 @@ use tonic::{Status, Streaming};
 
 use super::codec::{self, CodecError};
 use super::network::Network;
-use super::service::{Raft, fatal, required_vote};
+use super::plausible::Known;
+use super::service::{Raft, fatal, implausible, required_vote};
 use super::transfers::Progress;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::metrics::Counter;
@@ -257,6 +258,12 @@ pub(super) async fn receive(
         last_membership: codec::stored_membership_from_proto(stored)
             .map_err(|error| Status::invalid_argument(error.to_string()))?,
     };
+    let plausible = |raft: &Raft| {
+        Known::of(raft)
+            .check_snapshot(from, &vote, &meta)
+            .map_err(|reason| implausible(from, &reason))
+    };
+    plausible(raft)?;
     tracing::info!(from = format!("{from:x}"), "applying snapshot");
     let mut attempt = Arc::clone(&intake.attempt).lock_owned().await;
     *attempt += 1;
@@ -295,6 +302,8 @@ pub(super) async fn receive(
     if *attempt != mine {
         return Err(Status::aborted("another snapshot has taken its place"));
     }
+    // More may have been committed since: Raft counts on it.
+    plausible(raft)?;
     // A task of its own: the attempt is kept to the end, though the sender hangs up.
     let installing = tokio::spawn(install(raft.clone(), incoming, meta, vote, attempt));
     installing

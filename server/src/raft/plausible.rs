@@ -1,0 +1,344 @@
+//! What no honest member sends: refused before Raft's core sees it (design R12).
+//!
+//! Raft's core trusts its peers. It stops at some impossible messages (a snapshot beyond its leader's
+//! term), counts past the end of numbers at others (a term of 2^64 − 1), and takes some as true (a
+//! vote that names the receiver as the elected leader). Here every message is held against itself
+//! and against what this member knows for certain; what fails is refused and logged.
+//!
+//! - Whoever asks for a vote or leads does so in its own name.
+//! - No log id is of a later term than the vote that it comes with.
+//! - What is committed here stays: its index has no other term, and what follows none before it.
+//! - Terms and indexes stay far from the end of their numbers; terms do not leap.
+//! - An answer is about what was asked.
+//!
+//! This does not make the cluster safe from a member that lies plausibly: Raft is not Byzantine. It
+//! keeps the others running and what they have committed.
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
+
+use super::service::Raft;
+use super::types::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
+
+/// No honest log or election gets here within the life of a cluster.
+const NUMBER_MAX: u64 = 1 << 62;
+/// How far a term may be ahead of this member's: one election a microsecond for an hour. Without a
+/// bound one message would use up the terms for everybody. A member that is new takes any.
+const TERM_LEAP_MAX: u64 = 1 << 32;
+
+const SNAPSHOT: &str = "snapshot";
+
+/// Why a message cannot come from an honest member.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Implausible {
+    /// It speaks for somebody else.
+    #[error("the vote names member {named:x}, but comes from {from:x}")]
+    ForeignVote {
+        /// Whom the vote names.
+        named: u64,
+        /// Who sent it.
+        from: u64,
+    },
+    /// A candidate's vote says that it was elected, or a leader's that it was not.
+    #[error("the vote of term {term} is of the wrong kind")]
+    WrongKind {
+        /// Its term.
+        term: u64,
+    },
+    /// A number that no honest member has reached.
+    #[error("{what} {number} is out of reach")]
+    OutOfReach {
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        number: u64,
+    },
+    /// A log id of a term that has not begun.
+    #[error("{what} {log_id} is beyond the vote's term {term}")]
+    BeyondVote {
+        /// Which log id.
+        what: &'static str,
+        /// The log id.
+        log_id: LogId,
+        /// The vote's term.
+        term: u64,
+    },
+    /// Entries whose indexes have gaps, or whose terms fall.
+    #[error("log entries are not consecutive")]
+    NotConsecutive,
+    /// A log without what is committed here.
+    #[error("{what} {log_id} contradicts {committed}, which is committed")]
+    ContradictsCommitted {
+        /// Which log id.
+        what: &'static str,
+        /// The log id.
+        log_id: LogId,
+        /// The newest that is committed here.
+        committed: LogId,
+    },
+    /// An answer to nothing.
+    #[error("an answer to nothing that was asked")]
+    Unasked,
+    /// A member that has lost what it had acknowledged: its log or its disk is damaged.
+    #[error("it lacks {conflict}, but has acknowledged entries up to {matched}")]
+    Lost {
+        /// What it says that it lacks.
+        conflict: LogId,
+        /// What it has acknowledged.
+        matched: LogId,
+    },
+    /// An answer with more than was asked, or about something else.
+    #[error("the answer is about {answered:?}, asked was {asked:?}")]
+    NotAsked {
+        /// What it is about.
+        answered: Option<LogId>,
+        /// What was asked.
+        asked: Option<LogId>,
+    },
+}
+
+/// What this member knows for certain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Its term.
+    pub term: u64,
+    /// The newest log id that it knows to be committed.
+    pub committed: Option<LogId>,
+}
+
+impl Known {
+    /// What Raft says now.
+    #[must_use]
+    pub fn of(raft: &Raft) -> Self {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Self {
+            term: metrics.current_term.max(metrics.vote.leader_id.term),
+            committed: metrics.local_committed,
+        }
+    }
+
+    /// A request for a vote.
+    ///
+    /// # Errors
+    /// When no honest candidate would send it.
+    pub fn check_vote_request(
+        &self,
+        from: u64,
+        request: &VoteRequest<TypeConfig>,
+    ) -> Result<(), Implausible> {
+        self.check_speaker(from, &request.vote, false)?;
+        check_log_id("last log id", request.last_log_id.as_ref(), &request.vote)
+    }
+
+    /// Log entries, or a heartbeat.
+    ///
+    /// # Errors
+    /// When no honest leader would send it.
+    pub fn check_append(
+        &self,
+        from: u64,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> Result<(), Implausible> {
+        let vote = &request.vote;
+        self.check_speaker(from, vote, true)?;
+        let (prev, commit) = (request.prev_log_id.as_ref(), request.leader_commit.as_ref());
+        check_log_id("previous log id", prev, vote)?;
+        check_log_id("commit", commit, vote)?;
+        check_consecutive(prev, &request.entries)?;
+        let last = request.entries.last().map(|entry| &entry.log_id);
+        check_log_id("entry", last, vote)?;
+        self.check_committed("previous log id", prev)?;
+        self.check_committed("commit", commit)?;
+        for entry in &request.entries {
+            self.check_committed("entry", Some(&entry.log_id))?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot's position and membership.
+    ///
+    /// # Errors
+    /// When no honest leader would send it.
+    pub fn check_snapshot(
+        &self,
+        from: u64,
+        vote: &Vote,
+        meta: &SnapshotMeta,
+    ) -> Result<(), Implausible> {
+        self.check_leader(from, vote, SNAPSHOT, meta.last_log_id.as_ref())?;
+        let membership = *meta.last_membership.log_id();
+        check_matching(meta.last_log_id, membership)
+    }
+
+    /// A leader's vote with the log id that goes along: of a snapshot or of a handover.
+    ///
+    /// # Errors
+    /// When no honest leader would send it.
+    pub fn check_leader(
+        &self,
+        from: u64,
+        vote: &Vote,
+        what: &'static str,
+        log_id: Option<&LogId>,
+    ) -> Result<(), Implausible> {
+        self.check_speaker(from, vote, true)?;
+        check_log_id(what, log_id, vote)?;
+        self.check_committed(what, log_id)
+    }
+
+    /// Of a peer's answer to this member's own vote: that is all that counts there.
+    #[must_use]
+    pub fn of_vote(vote: &Vote) -> Self {
+        Self {
+            term: vote.leader_id.term,
+            committed: None,
+        }
+    }
+
+    /// The vote in a peer's answer to `asked`, which is this member's own: what names it in a later
+    /// term is an election that it knows nothing of.
+    ///
+    /// # Errors
+    /// When no honest member would answer so.
+    pub fn check_answered_vote(
+        &self,
+        from: u64,
+        asked: &Vote,
+        answered: &Vote,
+    ) -> Result<(), Implausible> {
+        self.check_term(answered.leader_id.term)?;
+        let named = answered.leader_id.voted_for;
+        if named == asked.leader_id.voted_for && answered.leader_id.term > asked.leader_id.term {
+            return Err(Implausible::ForeignVote { named, from });
+        }
+        Ok(())
+    }
+
+    fn check_speaker(&self, from: u64, vote: &Vote, elected: bool) -> Result<(), Implausible> {
+        let named = vote.leader_id.voted_for;
+        if named != from {
+            return Err(Implausible::ForeignVote { named, from });
+        }
+        let term = vote.leader_id.term;
+        if vote.committed != elected {
+            return Err(Implausible::WrongKind { term });
+        }
+        self.check_term(term)
+    }
+
+    fn check_term(&self, number: u64) -> Result<(), Implausible> {
+        let leaps = self.term > 0 && number > self.term.saturating_add(TERM_LEAP_MAX);
+        if number > NUMBER_MAX || leaps {
+            return Err(Implausible::OutOfReach {
+                what: "term",
+                number,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_committed(
+        &self,
+        what: &'static str,
+        log_id: Option<&LogId>,
+    ) -> Result<(), Implausible> {
+        let (Some(committed), Some(log_id)) = (self.committed, log_id) else {
+            return Ok(());
+        };
+        let is_sound = match log_id.index().cmp(&committed.index()) {
+            std::cmp::Ordering::Less => term(log_id) <= term(&committed),
+            std::cmp::Ordering::Equal => *log_id == committed,
+            std::cmp::Ordering::Greater => term(log_id) >= term(&committed),
+        };
+        if is_sound {
+            return Ok(());
+        }
+        Err(Implausible::ContradictsCommitted {
+            what,
+            log_id: *log_id,
+            committed,
+        })
+    }
+}
+
+/// What a peer says that it has, after it was sent entries up to `asked`.
+///
+/// # Errors
+/// When it says that it has something else.
+pub fn check_matching(asked: Option<LogId>, answered: Option<LogId>) -> Result<(), Implausible> {
+    if answered <= asked && answered.map(|id| id.index()) <= asked.map(|id| id.index()) {
+        return Ok(());
+    }
+    Err(Implausible::NotAsked { answered, asked })
+}
+
+/// What a peer says that it lacks, after it was sent entries behind `asked`, and having acknowledged
+/// those up to `matched`.
+///
+/// # Errors
+/// When it was not asked for that, or has lost entries: Raft would ask it again and again, without a
+/// pause (openraft-notes 7).
+pub fn check_conflict(
+    asked: Option<LogId>,
+    matched: Option<LogId>,
+    conflict: LogId,
+) -> Result<(), Implausible> {
+    if asked.is_none_or(|asked| conflict.index() > asked.index()) {
+        return Err(Implausible::NotAsked {
+            answered: Some(conflict),
+            asked,
+        });
+    }
+    match matched.filter(|matched| conflict.index() <= matched.index()) {
+        Some(matched) => Err(Implausible::Lost { conflict, matched }),
+        None => Ok(()),
+    }
+}
+
+fn term(log_id: &LogId) -> u64 {
+    **log_id.committed_leader_id()
+}
+
+fn check_log_id(
+    what: &'static str,
+    log_id: Option<&LogId>,
+    vote: &Vote,
+) -> Result<(), Implausible> {
+    let Some(log_id) = log_id else {
+        return Ok(());
+    };
+    if log_id.index() > NUMBER_MAX {
+        return Err(Implausible::OutOfReach {
+            what: "index",
+            number: log_id.index(),
+        });
+    }
+    if term(log_id) > vote.leader_id.term {
+        return Err(Implausible::BeyondVote {
+            what,
+            log_id: *log_id,
+            term: vote.leader_id.term,
+        });
+    }
+    Ok(())
+}
+
+/// Entries follow each other, and their terms never fall: Raft's core trusts both (contract 10.5).
+fn check_consecutive(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), Implausible> {
+    let mut index = prev.map_or(Some(0), |prev| prev.index().checked_add(1));
+    let mut newest = prev.map_or(0, term);
+    for entry in entries {
+        let follows = index == Some(entry.log_id.index()) && term(&entry.log_id) >= newest;
+        if !follows {
+            return Err(Implausible::NotConsecutive);
+        }
+        index = entry.log_id.index().checked_add(1);
+        newest = term(&entry.log_id);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "plausible_tests.rs"]
+mod tests;
