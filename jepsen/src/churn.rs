@@ -60,7 +60,11 @@ pub async fn run(plan: &Plan, blow: Blow) -> Result<Tally> {
 }
 
 async fn one_round(machines: &mut Machines, load: &Load, round: usize) -> Result<Tally> {
-    machines.cluster.start().await.context("start before the change")?;
+    machines
+        .cluster
+        .start()
+        .await
+        .context("start before the change")?;
     load.check(&machines.cluster.endpoints()).await?;
     let running = load.start(&machines.cluster.endpoints(), true)?;
     pause(0..300).await;
@@ -78,7 +82,11 @@ async fn one_round(machines: &mut Machines, load: &Load, round: usize) -> Result
     }
     pause(0..300).await;
     running.stop().await;
-    machines.cluster.start().await.context("start after the change")?;
+    machines
+        .cluster
+        .start()
+        .await
+        .context("start after the change")?;
     load.check(&machines.cluster.endpoints()).await
 }
 
@@ -164,7 +172,11 @@ async fn shrink(machines: &mut Machines) -> Result<()> {
     } else {
         machines.any()
     };
-    let peer = machines.cluster.peer(leaving).unwrap_or_default().to_owned();
+    let peer = machines
+        .cluster
+        .peer(leaving)
+        .unwrap_or_default()
+        .to_owned();
     let endpoints = machines.cluster.endpoints();
     let remove = move |mut client: ClusterClient<Channel>| -> BoxFuture<'static, _> {
         let peer = peer.clone();

@@ -85,7 +85,11 @@ impl Machines {
         if self.blow == Blow::Kill {
             return Ok(());
         }
-        let name = self.cluster.name(place).context("no such member")?.to_owned();
+        let name = self
+            .cluster
+            .name(place)
+            .context("no such member")?
+            .to_owned();
         let directory: PathBuf = self.scratch.path().join(format!("disk-{name}"));
         std::fs::create_dir(&directory)?;
         let disk = LoopDisk::create(&directory, DISK_MEGABYTES)?;

@@ -150,6 +150,8 @@ impl Bench {
                     }
                 }
             }
+            // What is cleared away stays away, whatever is cut next.
+            std::fs::File::open(&directory)?.sync_all()?;
         }
         Ok(())
     }
@@ -221,7 +223,9 @@ async fn restore_round(bench: &mut Bench, apart: bool) -> Result<bool> {
     if !data.exists() {
         // Nothing there: a half may be under other names, which no server takes for a whole.
         if wal.exists() {
-            refuses(&mut member, &server).await.context("the log alone")?;
+            refuses(&mut member, &server)
+                .await
+                .context("the log alone")?;
             ensure!(!data.exists(), "the refusal has made {}", data.display());
         }
         let unfinished = data.with_file_name(format!("m0.{UNFINISHED}"));

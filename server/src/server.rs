@@ -19,6 +19,7 @@ use crate::api::services::Services;
 use crate::metrics::grpc::{GrpcMetrics, GrpcMetricsLayer};
 use crate::node::Node;
 use crate::node::config::NodeConfig;
+use crate::node::membership::join::Removed;
 use crate::node::start::NodeObservers;
 use crate::transport::{
     CLIENT_HEADER_TIMEOUT, Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve,
@@ -110,8 +111,14 @@ impl Server {
         let clients = bind_all(&config.listen_clients, "clients").await?;
         let http_only = bind_all(&config.listen_client_http, "client HTTP").await?;
 
-        let Some(node) = Node::start(config.node, peers, observers, stop).await? else {
-            return Ok(None);
+        let node = match Node::start(config.node, peers, observers, stop).await {
+            Ok(Some(node)) => node,
+            Ok(None) => return Ok(None),
+            Err(error) if error.is::<Removed>() => {
+                log_removed();
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
         let joined = tokio::select! {
             joined = node.join() => joined.map(|()| true),

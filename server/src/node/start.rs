@@ -27,7 +27,7 @@ use super::membership::{
     change,
     discovery::discover,
     hello::{self, Greeter},
-    join::join,
+    join::{find_peers, join},
 };
 use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
@@ -270,7 +270,7 @@ async fn identify(
         let (identity, members) = bootstrap_identity(&discovered)?;
         (identity, Origin::Bootstrap(members))
     } else if config.join {
-        let (identity, members) = join(config).await?;
+        let (identity, members) = join(config, known).await?;
         (identity, Origin::Join(members))
     } else {
         let (identity, members) = bootstrap_identity(config)?;
@@ -414,7 +414,8 @@ async fn open(
         // Whoever the checkpoint names is no member any more.
         peers.set(&Membership::default());
     }
-    let comparison = Comparison::new(matches!(origin, Origin::Restart));
+    let is_restart = matches!(origin, Origin::Restart);
+    let comparison = Comparison::new(is_restart);
     let bootstrap = match origin {
         Origin::Bootstrap(members) => Some(members),
         Origin::Restart | Origin::Join(_) => None,
@@ -505,6 +506,9 @@ async fn open(
     ));
     tokio::spawn(follow_leader(Arc::clone(&node)));
     tokio::spawn(stop_on_fatal(Arc::clone(&node)));
+    if is_restart && !forced {
+        tokio::spawn(find_peers(Arc::clone(&node)));
+    }
     tokio::spawn(hello::run(Arc::clone(&node), greeter));
     tokio::spawn(change::settle(Arc::clone(&node)));
     Ok(node)

@@ -189,10 +189,17 @@ impl Client {
     }
 
     fn checked_vote(&self, asked: &Vote, answered: Vote) -> Result<Vote> {
-        Known::of_vote(asked)
-            .check_answered_vote(self.target, asked, &answered)
+        let plausible = Known::of_vote(asked)
+            .answered_vote(self.target, asked, answered)
             .map_err(|reason| self.implausible(&reason))?;
-        Ok(answered)
+        if plausible != answered {
+            tracing::error!(
+                from = format!("{:x}", self.target),
+                term = answered.leader_id.term,
+                "a peer has voted for this member in a term that it never stood in"
+            );
+        }
+        Ok(plausible)
     }
 
     /// Holds the answer to an append against what was sent.
@@ -202,28 +209,30 @@ impl Client {
         sent: Option<Sent>,
         answer: StreamAppendResult<TypeConfig>,
     ) -> Result<StreamAppendResult<TypeConfig>> {
-        let Sent { prev, last, .. } = sent.ok_or_else(|| self.implausible(&Implausible::Unasked))?;
+        let Sent { prev, last, .. } =
+            sent.ok_or_else(|| self.implausible(&Implausible::Unasked))?;
         let matched = self
             .matched
             .filter(|(of, _)| of == vote)
             .map(|(_, matched)| matched);
-        match answer {
+        Ok(match answer {
             Ok(matching) => {
-                plausible::check_matching(last, matching)
+                plausible::check_matching(prev, last, matching)
                     .map_err(|reason| self.implausible(&reason))?;
                 if let Some(matching) = matching.max(matched) {
                     self.matched = Some((*vote, matching));
                 }
+                answer
             }
             Err(StreamAppendError::Conflict(conflict)) => {
                 plausible::check_conflict(prev, matched, conflict)
                     .map_err(|reason| self.implausible(&reason))?;
+                answer
             }
-            Err(StreamAppendError::HigherVote(higher)) => {
-                self.checked_vote(vote, higher)?;
-            }
-        }
-        Ok(answer)
+            Err(StreamAppendError::HigherVote(higher)) => Err(StreamAppendError::HigherVote(
+                self.checked_vote(vote, higher)?,
+            )),
+        })
     }
     fn raft(&self, purpose: Purpose) -> Result<RaftClient<Channel>> {
         let channel = self
@@ -312,7 +321,12 @@ impl RaftNetworkV2<TypeConfig> for Client {
         stats.received_bytes.add(response.encoded_len() as u64);
         Ok(match append_result(response)? {
             Ok(_) => AppendEntriesResponse::Success,
-            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::Conflict(conflict)) => {
+                // Raft's core takes it for granted that there is something to be in conflict with.
+                plausible::check_conflict(rpc.prev_log_id, None, conflict)
+                    .map_err(|reason| self.implausible(&reason))?;
+                AppendEntriesResponse::Conflict
+            }
             Err(StreamAppendError::HigherVote(higher)) => {
                 AppendEntriesResponse::HigherVote(self.checked_vote(&rpc.vote, higher)?)
             }
@@ -468,9 +482,8 @@ impl Client {
                                 let sent = window.leave();
                                 client.heard();
                                 received.add(response.encoded_len() as u64);
-                                break append_result(response).and_then(|answer| {
-                                    client.checked_append(&vote, sent, answer)
-                                });
+                                break append_result(response)
+                                    .and_then(|answer| client.checked_append(&vote, sent, answer));
                             }
                             Ok(Some(Err(status))) => break Err(client.failed(&status)),
                             Err(_) if window.is_empty() => {}

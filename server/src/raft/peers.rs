@@ -74,6 +74,25 @@ struct Heard {
     last: Instant,
 }
 
+impl Inner {
+    fn set(&mut self, membership: &Membership) {
+        self.urls = membership
+            .nodes()
+            .map(|(id, node)| (*id, node.peer_urls.clone()))
+            .collect();
+        let Self {
+            urls,
+            channels,
+            heard,
+            stats,
+            ..
+        } = self;
+        channels.retain(|(id, _), _| urls.contains_key(id));
+        heard.retain(|id, _| urls.contains_key(id));
+        stats.retain(|id, _| urls.contains_key(id));
+    }
+}
+
 impl Peers {
     /// No peers yet; `set` fills them in.
     #[must_use]
@@ -92,21 +111,15 @@ impl Peers {
 
     /// Takes over the addresses of a membership; connections of members that left are dropped.
     pub fn set(&self, membership: &Membership) {
+        self.inner.lock().set(membership);
+    }
+
+    /// As [`Peers::set`], unless members are known: what was applied is newer than what was found.
+    pub fn set_if_empty(&self, membership: &Membership) {
         let mut inner = self.inner.lock();
-        inner.urls = membership
-            .nodes()
-            .map(|(id, node)| (*id, node.peer_urls.clone()))
-            .collect();
-        let Inner {
-            urls,
-            channels,
-            heard,
-            stats,
-            ..
-        } = &mut *inner;
-        channels.retain(|(id, _), _| urls.contains_key(id));
-        heard.retain(|id, _| urls.contains_key(id));
-        stats.retain(|id, _| urls.contains_key(id));
+        if inner.urls.is_empty() {
+            inner.set(membership);
+        }
     }
 
     /// The other members' ids, ascending.

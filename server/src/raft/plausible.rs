@@ -8,7 +8,7 @@
 //! - Whoever asks for a vote or leads does so in its own name.
 //! - No log id is of a later term than the vote that it comes with.
 //! - What is committed here stays: its index has no other term, and what follows none before it.
-//! - Terms and indexes stay far from the end of their numbers; terms do not leap.
+//! - Terms and indexes stay far from the end of their numbers.
 //! - An answer is about what was asked.
 //!
 //! This does not make the cluster safe from a member that lies plausibly: Raft is not Byzantine. It
@@ -22,8 +22,8 @@ use super::types::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
 
 /// No honest log or election gets here within the life of a cluster.
 const NUMBER_MAX: u64 = 1 << 62;
-/// How far a term may be ahead of this member's: one election a microsecond for an hour. Without a
-/// bound one message would use up the terms for everybody. A member that is new takes any.
+/// How far a term may be ahead of this member's above that: one election a microsecond for an hour.
+/// So one lie cannot use up the terms, and the cluster goes on after the largest that is believed.
 const TERM_LEAP_MAX: u64 = 1 << 32;
 
 const SNAPSHOT: &str = "snapshot";
@@ -168,7 +168,13 @@ impl Known {
     ) -> Result<(), Implausible> {
         self.check_leader(from, vote, SNAPSHOT, meta.last_log_id.as_ref())?;
         let membership = *meta.last_membership.log_id();
-        check_matching(meta.last_log_id, membership)
+        if !is_within(membership, meta.last_log_id) {
+            return Err(Implausible::NotAsked {
+                answered: membership,
+                asked: meta.last_log_id,
+            });
+        }
+        Ok(())
     }
 
     /// A leader's vote with the log id that goes along: of a snapshot or of a handover.
@@ -196,23 +202,29 @@ impl Known {
         }
     }
 
-    /// The vote in a peer's answer to `asked`, which is this member's own: what names it in a later
-    /// term is an election that it knows nothing of.
+    /// The vote in the answer of peer `from` to `asked`, which is this member's own.
+    ///
+    /// One that names this member in a later term is of an election that it knows nothing of: the
+    /// peer was lied to, or lies. The term counts, or the two would never agree on one again; the
+    /// vote of this member in it, which it has not given yet, goes to the peer.
     ///
     /// # Errors
     /// When no honest member would answer so.
-    pub fn check_answered_vote(
+    pub fn answered_vote(
         &self,
         from: u64,
         asked: &Vote,
-        answered: &Vote,
-    ) -> Result<(), Implausible> {
+        answered: Vote,
+    ) -> Result<Vote, Implausible> {
         self.check_term(answered.leader_id.term)?;
-        let named = answered.leader_id.voted_for;
-        if named == asked.leader_id.voted_for && answered.leader_id.term > asked.leader_id.term {
-            return Err(Implausible::ForeignVote { named, from });
+        let (named, local) = (answered.leader_id.voted_for, asked.leader_id.voted_for);
+        if named != local || answered.leader_id.term <= asked.leader_id.term {
+            return Ok(answered);
         }
-        Ok(())
+        let mut term_alone = answered;
+        term_alone.leader_id.voted_for = from;
+        term_alone.committed = false;
+        Ok(term_alone)
     }
 
     fn check_speaker(&self, from: u64, vote: &Vote, elected: bool) -> Result<(), Implausible> {
@@ -228,8 +240,7 @@ impl Known {
     }
 
     fn check_term(&self, number: u64) -> Result<(), Implausible> {
-        let leaps = self.term > 0 && number > self.term.saturating_add(TERM_LEAP_MAX);
-        if number > NUMBER_MAX || leaps {
+        if number > NUMBER_MAX.max(self.term.saturating_add(TERM_LEAP_MAX)) {
             return Err(Implausible::OutOfReach {
                 what: "term",
                 number,
@@ -262,15 +273,28 @@ impl Known {
     }
 }
 
-/// What a peer says that it has, after it was sent entries up to `asked`.
+/// What a peer says that it has, after it was sent the entries behind `prev` up to `last`: Raft's
+/// core takes it for granted that it is between the two.
 ///
 /// # Errors
 /// When it says that it has something else.
-pub fn check_matching(asked: Option<LogId>, answered: Option<LogId>) -> Result<(), Implausible> {
-    if answered <= asked && answered.map(|id| id.index()) <= asked.map(|id| id.index()) {
+pub fn check_matching(
+    prev: Option<LogId>,
+    last: Option<LogId>,
+    answered: Option<LogId>,
+) -> Result<(), Implausible> {
+    if prev <= answered && is_within(answered, last) {
         return Ok(());
     }
-    Err(Implausible::NotAsked { answered, asked })
+    Err(Implausible::NotAsked {
+        answered,
+        asked: last,
+    })
+}
+
+/// Neither later nor further.
+fn is_within(log_id: Option<LogId>, last: Option<LogId>) -> bool {
+    log_id <= last && log_id.map(|id| id.index()) <= last.map(|id| id.index())
 }
 
 /// What a peer says that it lacks, after it was sent entries behind `asked`, and having acknowledged

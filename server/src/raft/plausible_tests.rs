@@ -55,7 +55,12 @@ fn honest_appends_pass() {
             .check_append(FROM, &append(prev, &entries))
             .unwrap();
     }
-    for commit in [None, Some(log_id(3, 7)), Some(log_id(4, 100)), Some(log_id(5, 900))] {
+    for commit in [
+        None,
+        Some(log_id(3, 7)),
+        Some(log_id(4, 100)),
+        Some(log_id(5, 900)),
+    ] {
         let mut request = append(Some(log_id(4, 100)), &[]);
         request.leader_commit = commit;
         known.check_append(FROM, &request).unwrap();
@@ -94,7 +99,7 @@ fn whoever_leads_or_asks_for_votes_does_so_in_its_own_name() {
 #[test]
 fn terms_do_not_leap_and_numbers_do_not_end() {
     let known = known();
-    for term in [u64::MAX, u64::MAX - 1, 1 << 63, 6 + (1 << 32)] {
+    for term in [u64::MAX, u64::MAX - 1, 1 << 63, (1 << 62) + 1] {
         let mut request = append(None, &[]);
         request.vote = vote(term, FROM, true);
         let refused = known.check_append(FROM, &request).unwrap_err();
@@ -102,16 +107,21 @@ fn terms_do_not_leap_and_numbers_do_not_end() {
         let asked = vote(5, 1, true);
         let answered = vote(term, FROM, false);
         Known::of_vote(&asked)
-            .check_answered_vote(FROM, &asked, &answered)
+            .answered_vote(FROM, &asked, answered)
             .unwrap_err();
     }
-    // A member that is new takes the term that is, but not the end of all.
-    let new = Known::default();
+    // After the largest leap that is believed there is room to go on, for everybody.
     let mut request = append(None, &[]);
-    request.vote = vote(1 << 40, FROM, true);
-    new.check_append(FROM, &request).unwrap();
-    request.vote = vote(u64::MAX, FROM, true);
-    new.check_append(FROM, &request).unwrap_err();
+    request.vote = vote(1 << 62, FROM, true);
+    known.check_append(FROM, &request).unwrap();
+    let pushed = Known {
+        term: 1 << 62,
+        ..known
+    };
+    request.vote = vote((1 << 62) + (1 << 32), FROM, true);
+    pushed.check_append(FROM, &request).unwrap();
+    request.vote = vote((1 << 62) + (1 << 32) + 1, FROM, true);
+    pushed.check_append(FROM, &request).unwrap_err();
     let request = append(Some(log_id(5, u64::MAX)), &[]);
     known.check_append(FROM, &request).unwrap_err();
 }
@@ -120,7 +130,9 @@ fn terms_do_not_leap_and_numbers_do_not_end() {
 fn no_log_id_is_beyond_its_vote() {
     let known = known();
     let beyond = log_id(6, 200);
-    known.check_append(FROM, &append(Some(beyond), &[])).unwrap_err();
+    known
+        .check_append(FROM, &append(Some(beyond), &[]))
+        .unwrap_err();
     let entries = [log_id(5, 201), log_id(6, 202)];
     known
         .check_append(FROM, &append(Some(log_id(5, 200)), &entries))
@@ -197,14 +209,20 @@ fn a_snapshot_is_within_its_leaders_term_and_holds_its_membership() {
 
 #[test]
 fn answers_are_about_what_was_asked() {
-    let asked = Some(log_id(5, 10));
-    check_matching(asked, Some(log_id(5, 10))).unwrap();
-    check_matching(asked, Some(log_id(4, 3))).unwrap();
-    check_matching(asked, None).unwrap();
-    check_matching(asked, Some(log_id(5, 11))).unwrap_err();
-    check_matching(asked, Some(log_id(6, 10))).unwrap_err();
-    check_matching(asked, Some(log_id(1, u64::MAX))).unwrap_err();
-    check_matching(None, Some(log_id(1, 1))).unwrap_err();
+    let (prev, asked) = (Some(log_id(4, 7)), Some(log_id(5, 10)));
+    check_matching(prev, asked, asked).unwrap();
+    check_matching(prev, asked, prev).unwrap();
+    check_matching(None, None, None).unwrap();
+    for lie in [
+        None,
+        Some(log_id(4, 3)),
+        Some(log_id(5, 11)),
+        Some(log_id(6, 10)),
+        Some(log_id(1, u64::MAX)),
+    ] {
+        check_matching(prev, asked, lie).unwrap_err();
+    }
+    check_matching(None, None, Some(log_id(1, 1))).unwrap_err();
     check_conflict(asked, None, log_id(5, 10)).unwrap();
     check_conflict(asked, Some(log_id(5, 9)), log_id(5, 10)).unwrap();
     let lost = check_conflict(asked, Some(log_id(5, 10)), log_id(5, 10));
@@ -216,11 +234,21 @@ fn answers_are_about_what_was_asked() {
 #[test]
 fn nobody_is_elected_by_an_answer() {
     let asked = vote(5, 1, true);
-    let check = |answered| Known::of_vote(&asked).check_answered_vote(FROM, &asked, &answered);
-    check(vote(5, 1, true)).unwrap();
-    check(vote(4, 1, false)).unwrap();
-    check(vote(6, FROM, false)).unwrap();
-    check(vote(6, 3, true)).unwrap();
-    check(vote(6, 1, true)).unwrap_err();
-    check(vote(9, 1, false)).unwrap_err();
+    let told = |answered| {
+        Known::of_vote(&asked)
+            .answered_vote(FROM, &asked, answered)
+            .unwrap()
+    };
+    for honest in [
+        vote(5, 1, true),
+        vote(4, 1, false),
+        vote(6, FROM, false),
+        vote(6, 3, true),
+    ] {
+        assert_eq!(told(honest), honest);
+    }
+    // The term of a vote for the asking member counts, and nothing else.
+    for committed in [true, false] {
+        assert_eq!(told(vote(9, 1, committed)), vote(9, FROM, false));
+    }
 }

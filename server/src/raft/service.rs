@@ -226,18 +226,17 @@ impl raft_server::Raft for RaftService {
                 if let Ok(message) = &message {
                     stats.received_bytes.add(message.encoded_len() as u64);
                 }
-                let request =
-                    match message
-                        .and_then(|message| checked_append(&raft, from, message))
-                        .map_err(|status| status.to_string())
-                    {
-                        Ok(request) => request,
-                        Err(reason) => {
-                            stats.received_failures.increment();
-                            tracing::debug!(from = format!("{from:x}"), reason, "log stream ended");
-                            break;
-                        }
-                    };
+                let request = match message
+                    .and_then(|message| checked_append(&raft, from, message))
+                    .map_err(|status| status.to_string())
+                {
+                    Ok(request) => request,
+                    Err(reason) => {
+                        stats.received_failures.increment();
+                        tracing::debug!(from = format!("{from:x}"), reason, "log stream ended");
+                        break;
+                    }
+                };
                 context.peers.heard(from, context.silence_max);
                 context.leadership.heard_from_leader(&request.vote);
                 if sender.send(request).await.is_err() {

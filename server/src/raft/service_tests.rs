@@ -87,13 +87,18 @@ fn take(bytes: &[u8]) {
 
 /// What is let through is what Raft's core counts on.
 fn take_append(message: AppendRequest) {
+    let from = message.vote.as_ref().map_or(0, |vote| vote.node_id);
     let Ok(request) = append_from_proto(message) else {
         return;
     };
+    if Known::default().check_append(from, &request).is_err() {
+        return;
+    }
     let prev = request.prev_log_id.map(|prev| prev.index());
     for (place, entry) in (1_u64..).zip(&request.entries) {
         let expected = prev.map_or(place - 1, |prev| prev + place);
         assert_eq!(entry.log_id.index(), expected);
+        assert!(entry.log_id.committed_leader_id().term <= request.vote.leader_id.term);
     }
 }
 

@@ -23,6 +23,7 @@ mod faulty_members;
 mod http;
 mod kv;
 mod lease;
+mod lies;
 mod limits;
 mod members;
 mod metrics;

@@ -26,6 +26,7 @@ use crate::node::config::NodeConfig;
 use crate::raft::identity::Identity;
 use crate::raft::network::PROTOCOL_VERSION;
 use crate::raft::peers::{Peers, Purpose};
+use crate::raft::service::REMOVED;
 use crate::raft::types::{Membership, Node as RaftNode};
 
 /// How long the others are asked before the start fails, as long as a request may take by default.
@@ -38,16 +39,16 @@ const LIST_BYTES_MAX: usize = 1 << 20;
 /// Finds out who this member is in the running cluster, and who the others are.
 ///
 /// # Errors
-/// When no member answers, the membership differs from `--initial-cluster`, or this member has been
+/// [`Removed`] if it was `known` to them before; when no member answers, the membership differs from `--initial-cluster`, or this member has been
 /// part of the cluster before.
-pub async fn join(config: &NodeConfig) -> Result<(Identity, BTreeMap<u64, RaftNode>)> {
-    let others: Vec<&Vec<String>> = config
-        .initial_cluster
-        .iter()
-        .filter(|(name, _)| *name != config.name)
-        .map(|(_, urls)| urls)
-        .collect();
-    let list = ask(&others).await?;
+pub async fn join(
+    config: &NodeConfig,
+    known: Option<Identity>,
+) -> Result<(Identity, BTreeMap<u64, RaftNode>)> {
+    let list = ask(&others(config)).await?;
+    if known.is_some_and(|known| was_removed(config, known, &list)) {
+        return Err(Removed.into());
+    }
     let wanted = config.initial_cluster.clone();
     let members = list.members.clone();
     let matched = tokio::task::spawn_blocking(move || validate(&wanted, &members)).await?;
@@ -70,6 +71,91 @@ pub async fn join(config: &NodeConfig) -> Result<(Identity, BTreeMap<u64, RaftNo
         member_id: local,
         cluster_id: list.cluster_id,
     };
+    Ok((identity, nodes(list)))
+}
+
+/// The member was part of the cluster and is no more (contract 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{REMOVED}")]
+pub struct Removed;
+
+/// A member that stopped before anything was logged knows its id; if the others know neither it nor
+/// its addresses, it was removed meanwhile.
+fn was_removed(config: &NodeConfig, known: Identity, list: &MembersResponse) -> bool {
+    let own = config
+        .initial_cluster
+        .iter()
+        .find(|(name, _)| *name == config.name);
+    let is_there = |member: &Member| {
+        member.id == known.member_id || own.is_some_and(|(_, urls)| same(urls, &member.peer_ur_ls))
+    };
+    list.cluster_id == known.cluster_id && !list.members.iter().any(is_there)
+}
+
+/// Finds the others for a member that restarts and has applied nothing that says who they are.
+///
+/// - Its log may: without a commit nobody has applied that, but votes must reach those it names.
+/// - With a vote and no entry the leader finds it, if it still belongs to the cluster; if it was
+///   removed it hears of it only by asking. (Genuine etcd waits for ever.)
+pub async fn find_peers(node: Arc<Node>) {
+    if !node.peers.ids().is_empty() {
+        return;
+    }
+    let (last, _) = node.runtime.log.ends();
+    if last.is_some() {
+        let mut metrics = node.status.watch_metrics();
+        let named = metrics.wait_for(|metrics| metrics.membership_config.nodes().next().is_some());
+        tokio::select! {
+            named = named => if named.is_err() { return },
+            () = node.stopping.cancelled() => return,
+        }
+        let membership = metrics.look(|metrics| metrics.membership_config.membership().clone());
+        node.peers.set_if_empty(&membership);
+        return;
+    }
+    let others = others(&node.config);
+    if others.is_empty() {
+        tracing::warn!(
+            "this member stopped before it had a log entry, and --initial-cluster names no other \
+             member to ask: waiting for the leader"
+        );
+        return;
+    }
+    loop {
+        let asked = tokio::select! {
+            asked = ask(&others) => asked,
+            () = node.stopping.cancelled() => return,
+        };
+        match asked {
+            Ok(list) if list.cluster_id == node.status().cluster_id() => {
+                let nodes = nodes(list);
+                let ids = nodes.keys().copied().collect();
+                match Membership::new(vec![ids], nodes) {
+                    Ok(membership) => node.peers.set_if_empty(&membership),
+                    Err(error) => tracing::warn!(error = %error, "impossible list of members"),
+                }
+                return;
+            }
+            Ok(list) => tracing::warn!(
+                "remote-peer-cluster-id" = format!("{:x}", list.cluster_id),
+                "local-member-cluster-id" = format!("{:x}", node.status().cluster_id()),
+                "the members of --initial-cluster are of another cluster"
+            ),
+            Err(error) => tracing::warn!(error = %error, "cannot find the other members"),
+        }
+        tokio::time::sleep(ASK_TIMEOUT).await;
+    }
+}
+
+fn others(config: &NodeConfig) -> Vec<&Vec<String>> {
+    let members = config.initial_cluster.iter();
+    members
+        .filter(|(name, _)| *name != config.name)
+        .map(|(_, urls)| urls)
+        .collect()
+}
+
+fn nodes(list: MembersResponse) -> BTreeMap<u64, RaftNode> {
     let nodes = list.members.into_iter().map(|member| {
         let node = RaftNode {
             peer_urls: member.peer_ur_ls,
@@ -77,7 +163,7 @@ pub async fn join(config: &NodeConfig) -> Result<(Identity, BTreeMap<u64, RaftNo
         };
         (member.id, node)
     });
-    Ok((identity, nodes.collect()))
+    nodes.collect()
 }
 
 /// The first member that answers.
