@@ -196,7 +196,7 @@ impl Client {
             tracing::error!(
                 from = format!("{:x}", self.target),
                 term = answered.leader_id.term,
-                "a peer has voted for this member in a term that it never stood in"
+                "a peer follows a leader that cannot be: a later term is needed"
             );
         }
         Ok(plausible)

@@ -204,9 +204,10 @@ impl Known {
 
     /// The vote in the answer of peer `from` to `asked`, which is this member's own.
     ///
-    /// One that names this member in a later term is of an election that it knows nothing of: the
-    /// peer was lied to, or lies. The term counts, or the two would never agree on one again; the
-    /// vote of this member in it, which it has not given yet, goes to the peer.
+    /// Two answers show that the peer was lied to, or lies: a vote for this member in a term that it
+    /// never stood in, and another leader of the term that it leads itself. Raft's core would take
+    /// the first as an election, and the second as nothing, for ever. What counts of them is that
+    /// there must be a later term: without it the two would never agree again.
     ///
     /// # Errors
     /// When no honest member would answer so.
@@ -216,15 +217,22 @@ impl Known {
         asked: &Vote,
         answered: Vote,
     ) -> Result<Vote, Implausible> {
-        self.check_term(answered.leader_id.term)?;
-        let (named, local) = (answered.leader_id.voted_for, asked.leader_id.voted_for);
-        if named != local || answered.leader_id.term <= asked.leader_id.term {
-            return Ok(answered);
-        }
-        let mut term_alone = answered;
-        term_alone.leader_id.voted_for = from;
-        term_alone.committed = false;
-        Ok(term_alone)
+        let (term, named) = (answered.leader_id.term, answered.leader_id.voted_for);
+        self.check_term(term)?;
+        let is_own = named == asked.leader_id.voted_for;
+        let later_term = match term.cmp(&asked.leader_id.term) {
+            std::cmp::Ordering::Greater if is_own => term,
+            std::cmp::Ordering::Equal if !is_own && answered.committed && asked.committed => {
+                term + 1
+            }
+            _ => return Ok(answered),
+        };
+        // This member has not voted in that term: its vote goes to the peer.
+        let mut later = answered;
+        later.leader_id.term = later_term;
+        later.leader_id.voted_for = from;
+        later.committed = false;
+        Ok(later)
     }
 
     fn check_speaker(&self, from: u64, vote: &Vote, elected: bool) -> Result<(), Implausible> {

@@ -247,6 +247,9 @@ fn nobody_is_elected_by_an_answer() {
     ] {
         assert_eq!(told(honest), honest);
     }
+    // Two leaders of one term: there must be another one.
+    assert_eq!(told(vote(5, 3, true)), vote(6, FROM, false));
+    assert_eq!(told(vote(5, 3, false)), vote(5, 3, false));
     // The term of a vote for the asking member counts, and nothing else.
     for committed in [true, false] {
         assert_eq!(told(vote(9, 1, committed)), vote(9, FROM, false));
