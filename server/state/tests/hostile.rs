@@ -1,4 +1,5 @@
-//! Bytes that somebody made to do harm: checkpoints of a faulty member, commands in log entries.
+//! Bytes that somebody made to do harm: checkpoints of a faulty member, commands in log entries,
+//! snapshot files.
 //!
 //! Flipped bits are found by checksums (`store/tests/damage.rs`); here the checksums are right and
 //! the contents are not. Nothing panics, and memory taken stays near what was received (design R12):
@@ -17,8 +18,8 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use common::{Member, put, put_op, range_op, txn};
 use keelson_proto::etcdserverpb::{
@@ -28,7 +29,9 @@ use keelson_proto::etcdserverpb::{
 use keelson_proto::keelsonpb::{
     Batch, ClusterVersion, Command, MemberAttributes, command::Request,
 };
-use keelson_state::store::TRANSFER_BYTES_MAX;
+use keelson_state::bolt::{BoltFile, Trust};
+use keelson_state::snapshot::{Placement, SnapshotMember, Status, hash_kv, restore};
+use keelson_state::store::{RealDisk, StoreOptions, TRANSFER_BYTES_MAX};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -240,6 +243,83 @@ fn apply(member: &mut Member, command: &Command) {
     assert_eq!(applied.is_err(), command.request.is_none(), "{command:?}");
 }
 
+/// A snapshot file with history, tombstones and leases.
+fn snapshot_file() -> &'static [u8] {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let mut member = Member::new();
+        for n in 0..60 {
+            let key = format!("key-{}", n % 23);
+            member.put(put(&key, &"v".repeat(n * 11))).unwrap();
+        }
+        member.grant(7).unwrap();
+        member.compact(20).unwrap();
+        let one = SnapshotMember {
+            id: 1,
+            peer_urls: vec!["http://a:1".into()],
+            name: "one".into(),
+            ..SnapshotMember::default()
+        };
+        let export = member.state.export();
+        let mut writer = export.into_file(&[one]).unwrap();
+        let mut file = Vec::new();
+        while let Some(piece) = writer.next_piece().unwrap() {
+            file.extend_from_slice(&piece);
+        }
+        // Without the hash: nobody vouches for it.
+        file
+    })
+}
+
+/// Restores a file that nobody vouches for, reads what there is, and computes its hashes.
+fn restore_file(file: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    LARGEST.store(0, Ordering::Relaxed);
+    let opened = BoltFile::open(file, "hostile.db", Trust::Nothing);
+    assert_bounded("opening");
+    let Ok(opened) = opened else { return false };
+    drop(Status::read(&opened));
+    drop(hash_kv(&opened, 0));
+    assert_bounded("its hashes");
+    let placement = Placement {
+        cluster_id: 7,
+        applied_term: 1,
+        applied_index: 1,
+        ..Placement::default()
+    };
+    let store = dir.path().join("store");
+    let restored = restore(
+        &opened,
+        StoreOptions::new(&store),
+        Arc::new(RealDisk),
+        placement,
+    );
+    assert_bounded("the restore");
+    if restored.is_err() {
+        return false;
+    }
+    // What it let through is a state that can be opened and read.
+    let state = common::open_at(dir.path());
+    let reader = state.reader();
+    assert!(reader.compact_revision() <= reader.current_revision());
+    true
+}
+
+#[test]
+fn a_snapshot_file_that_ends_at_any_page_is_refused() {
+    let file = snapshot_file();
+    assert!(restore_file(file), "the sample itself");
+    let mut whole = 0;
+    for end in (0..file.len()).step_by(PAGE_BYTES) {
+        whole += usize::from(restore_file(&file[..end]));
+        whole += usize::from(restore_file(&file[..end + 1]));
+    }
+    assert_eq!(whole, 0, "restored from a part");
+}
+
+/// Every page of a bbolt file that this state writes.
+const PAGE_BYTES: usize = 4096;
+
 /// Places in bytes of any length, and what stands there instead.
 fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
     let byte = prop_oneof![any::<u8>(), Just(0), Just(0xff), Just(0x80), Just(0x7f)];
@@ -317,6 +397,32 @@ proptest! {
         }
         // What it holds can still be read.
         member.hash_kv(0).unwrap();
+    }
+
+    #[test]
+    fn hostile_snapshot_files_are_refused_or_restored(
+        spoilt in changes(),
+        bits in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..8), 0..4),
+        page in prop::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>())),
+    ) {
+        let mut file = snapshot_file().to_vec();
+        let pages = file.len() / PAGE_BYTES;
+        // A whole page in the place of another one, its number put right: a tree that is no tree.
+        if let Some((from, to)) = page {
+            let (from, to) = (from.index(pages), to.index(pages));
+            let copy = file[from * PAGE_BYTES..][..PAGE_BYTES].to_vec();
+            let place = &mut file[to * PAGE_BYTES..][..PAGE_BYTES];
+            place.copy_from_slice(&copy);
+            place[..8].copy_from_slice(&(to as u64).to_le_bytes());
+        } else {
+            // Behind the metas, which a checksum guards.
+            change(&mut file[2 * PAGE_BYTES..], &spoilt);
+        }
+        for (place, bit) in bits {
+            let place = place.index(file.len());
+            file[place] ^= 1 << bit;
+        }
+        restore_file(&file);
     }
 
     #[test]
