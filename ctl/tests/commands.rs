@@ -267,3 +267,29 @@ fn a_restore_that_is_killed_leaves_no_data_directory() {
         "finished defragmenting directory",
     );
 }
+
+#[test]
+fn a_log_that_a_cut_restore_left_is_replaced() {
+    let dir = directory();
+    snapshot(&dir.path().join("s.db"), 10, 100);
+    let wal = dir.path().join("w");
+    std::fs::create_dir(&wal).unwrap();
+    std::fs::write(wal.join("half"), "of a log").unwrap();
+    let restore = [
+        "snapshot",
+        "restore",
+        "s.db",
+        "--data-dir",
+        "d",
+        "--wal-dir",
+        "w",
+    ];
+    let refused = keelctl(dir.path(), &restore);
+    assert!(!refused.status.success(), "somebody's log was overwritten");
+    keelson::process::unfinished::mark(&wal).unwrap();
+    let restored = keelctl(dir.path(), &restore);
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(!wal.join("half").exists());
+    assert!(!keelson::process::unfinished::is_marked(&wal));
+    assert!(!dir.path().join("w.restoring").exists());
+}

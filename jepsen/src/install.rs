@@ -56,7 +56,7 @@ pub async fn run(plan: &Plan, blow: Blow) -> Result<Tally> {
         let endpoints = machines.cluster.endpoints();
         BASE.fill(endpoints.first().context("no members")?).await?;
         for round in 1..=plan.rounds {
-            let result = one_round(&mut machines, &load).await;
+            let result = one_round(&mut machines, &load, round > 1).await;
             sum.hit += u64::from(result.with_context(|| {
                 format!("--snapshot-count {count}, round {round} of {}", plan.rounds)
             })?);
@@ -69,12 +69,16 @@ pub async fn run(plan: &Plan, blow: Blow) -> Result<Tally> {
 }
 
 /// Whether the failure fell into an install.
-async fn one_round(machines: &mut Machines, load: &Load) -> Result<bool> {
+async fn one_round(machines: &mut Machines, load: &Load, again: bool) -> Result<bool> {
     let running = load.start(&machines.cluster.endpoints(), true)?;
     let away = machines.any();
     machines.fail(&[away]).await?;
     let enough = load.acknowledged() + AWAY_WRITES;
-    let (back, deadline) = (Instant::now() + AWAY_TIME, Instant::now() + AWAY_TIMEOUT);
+    let now = Instant::now();
+    let (back, deadline) = (
+        now + if again { AWAY_TIME } else { Duration::ZERO },
+        now + AWAY_TIMEOUT,
+    );
     while load.acknowledged() < enough || Instant::now() < back {
         if Instant::now() > deadline {
             bail!("the others do not go on");

@@ -92,6 +92,25 @@ fn configuration_errors_are_1() {
     }
 }
 
+/// Nothing is made of the half that is there, nor beside it.
+#[test]
+fn a_log_that_a_cut_restore_left_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, wal) = (directory.path().join("d"), directory.path().join("w"));
+    std::fs::create_dir(&wal).unwrap();
+    keelson::process::unfinished::mark(&wal).unwrap();
+    let refused = output(&[
+        &format!("--data-dir={}", data.display()),
+        &format!("--wal-dir={}", wal.display()),
+    ]);
+    assert_eq!(refused.status.code(), Some(1));
+    let lines = lines(&refused.stderr);
+    let error = lines.last().unwrap()["error"].as_str().unwrap();
+    let left = format!("{} was left behind by a snapshot restore", wal.display());
+    assert!(error.starts_with(&left), "{error}");
+    assert!(!data.exists());
+}
+
 #[test]
 fn a_flag_shadowed_by_its_variable_is_fatal() {
     let refused = command(&["--name=a"])
