@@ -91,11 +91,12 @@ impl Server {
             header_timeout: CLIENT_HEADER_TIMEOUT,
             grace: CLIENTS_GRACE,
             connections: Arc::new(Semaphore::new(config.connections_max)),
+            arriving: Arc::default(),
         };
         let http = HttpService::new(Arc::clone(&ready), metrics);
         for listener in bind_all(&config.listen_metrics, "metrics").await? {
             let service = http.clone().metrics_only();
-            let dispatch = Dispatch::new(NoGrpc, service);
+            let dispatch = Dispatch::new(NoGrpc, 0, service);
             let serving = serve(
                 listener,
                 dispatch,
@@ -133,13 +134,19 @@ impl Server {
             }
         }
         drop(ready.set(Arc::clone(&node)));
-        let grpc = GrpcMetricsLayer(grpc_metrics).layer(Services::new(&node));
+        let services = Services::new(&node);
+        let message_bytes_max = services.message_bytes_max();
+        let grpc = GrpcMetricsLayer(grpc_metrics).layer(services);
         let mut client_addresses = Vec::new();
         let serve_http = http_only.is_empty();
         for listener in clients {
             client_addresses.push(listener.local_address());
             tracing::info!("ready to serve client requests");
-            let service = Dispatch::new(grpc.clone(), http.clone().enabled(serve_http));
+            let service = Dispatch::new(
+                grpc.clone(),
+                message_bytes_max,
+                http.clone().enabled(serve_http),
+            );
             let serving = serve(
                 listener,
                 service,
@@ -150,7 +157,7 @@ impl Server {
             connections.spawn(serving);
         }
         for listener in http_only {
-            let service = Dispatch::new(NoGrpc, http.clone());
+            let service = Dispatch::new(NoGrpc, 0, http.clone());
             let serving = serve(
                 listener,
                 service,
@@ -235,7 +242,7 @@ async fn bind_all(addresses: &[ListenAddress], what: &str) -> Result<Vec<Listene
 #[derive(Clone)]
 struct NoGrpc;
 
-impl tower::Service<http::Request<hyper::body::Incoming>> for NoGrpc {
+impl<B> tower::Service<http::Request<B>> for NoGrpc {
     type Response = http::Response<tonic::body::Body>;
     type Error = std::convert::Infallible;
     type Future = ResponseFuture;
@@ -247,7 +254,7 @@ impl tower::Service<http::Request<hyper::body::Incoming>> for NoGrpc {
         std::task::Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _request: http::Request<hyper::body::Incoming>) -> Self::Future {
+    fn call(&mut self, _request: http::Request<B>) -> Self::Future {
         let status = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Box::pin(std::future::ready(Ok(text(
             status,

@@ -4,7 +4,9 @@
 //! other HTTP/2 is refused with 415. What a listener is made of is an enum, so that TLS and unix
 //! sockets have their place.
 
+mod arriving;
 mod batch;
+pub(crate) mod boundaries;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,6 +30,8 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
 
+use self::arriving::ConnectionBytes;
+pub use self::arriving::{Arriving, ArrivingBytes};
 use self::batch::{Batched, Flushing};
 
 /// What tells HTTP/1 from HTTP/2, or a TLS handshake, must be there within this time (contract 10.3):
@@ -264,6 +268,15 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// Connections at a time.
     pub connections: Arc<Semaphore>,
+    /// Counts what unfinished messages hold.
+    pub arriving: Arc<ArrivingBytes>,
+}
+
+/// A service whose copies for different connections differ.
+pub trait PerConnection: Clone {
+    /// The copy for one connection.
+    #[must_use]
+    fn for_connection(&self, arriving: &Arc<ArrivingBytes>) -> Self;
 }
 
 /// Serves one listener until `stop`: new connections are refused then, open ones finish what they
@@ -276,7 +289,7 @@ pub async fn serve<S>(
     tracker: TaskTracker,
 ) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
-        + Clone
+        + PerConnection
         + Send
         + 'static,
     S::Future: Send,
@@ -314,7 +327,7 @@ pub async fn serve<S>(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(service.clone());
+        let service = TowerToHyperService::new(service.for_connection(&options.arriving));
         let (builder, stop, grace) = (Arc::clone(&builder), stop.clone(), options.grace);
         tracker.spawn(async move {
             let _permit = permit;
@@ -346,12 +359,28 @@ pub async fn serve<S>(
 pub struct Dispatch<G, H> {
     grpc: G,
     http: H,
+    message_bytes_max: usize,
+    connection: Arc<ConnectionBytes>,
 }
 
 impl<G, H> Dispatch<G, H> {
-    /// gRPC goes to `grpc`, the rest to `http`.
-    pub fn new(grpc: G, http: H) -> Self {
-        Self { grpc, http }
+    /// gRPC goes to `grpc`, whose messages are at most so long, and the rest to `http`.
+    pub fn new(grpc: G, message_bytes_max: usize, http: H) -> Self {
+        Self {
+            grpc,
+            http,
+            message_bytes_max,
+            connection: Arc::new(ArrivingBytes::default()).of_connection(),
+        }
+    }
+}
+
+impl<G: Clone, H: Clone> PerConnection for Dispatch<G, H> {
+    fn for_connection(&self, arriving: &Arc<ArrivingBytes>) -> Self {
+        Self {
+            connection: arriving.of_connection(),
+            ..self.clone()
+        }
     }
 }
 
@@ -382,7 +411,7 @@ where
 
 impl<G, H> Service<Request<Incoming>> for Dispatch<G, H>
 where
-    G: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    G: Service<Request<Arriving<Incoming>>, Response = Response<Body>, Error = Infallible>,
     G::Future: Send + Unpin + 'static,
     H: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
     H::Future: Send + 'static,
@@ -402,7 +431,12 @@ where
             .get(header::CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         match (http2, grpc) {
-            (true, true) => DispatchFuture::Grpc(self.grpc.call(request)),
+            (true, true) => {
+                let (limit, connection) = (self.message_bytes_max, &self.connection);
+                let request =
+                    request.map(|body| Arriving::new(body, limit, Arc::clone(connection)));
+                DispatchFuture::Grpc(self.grpc.call(request))
+            }
             (true, false) => DispatchFuture::Http(Box::pin(async {
                 Ok(text(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -443,6 +477,7 @@ mod tests {
             header_timeout: CLIENT_HEADER_TIMEOUT,
             grace: Duration::ZERO,
             connections: Arc::new(Semaphore::new(connections)),
+            arriving: Arc::default(),
         }
     }
 
@@ -454,6 +489,10 @@ mod tests {
         let service = tower::service_fn(async |_: Request<Incoming>| {
             Ok::<_, Infallible>(text(StatusCode::OK, "hello"))
         });
+        let no_grpc = tower::service_fn(|_: Request<Arriving<Incoming>>| {
+            std::future::ready(Ok(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "")))
+        });
+        let service = Dispatch::new(no_grpc, 0, service);
         let tracker = TaskTracker::new();
         tokio::spawn(serve(listener, service, options(1), stop.clone(), tracker));
         address

@@ -397,8 +397,10 @@ mod tests {
                 request: Some(keelson_proto::keelsonpb::command::Request::Txn(request)),
                 ..Default::default()
             };
-            let proposed = Batch::propose(vec![command], Vec::new());
-            Batch::from_encoded(proposed.encoded().clone())
+            let batch = keelson_proto::keelsonpb::Batch {
+                commands: vec![command],
+            };
+            Batch::from_encoded(batch.encode_to_vec().into())
                 .take_commands()
                 .is_ok()
         };

@@ -23,6 +23,11 @@ impl Fields {
         self.json.clear();
     }
 
+    /// A message without fields.
+    pub(super) fn message(&mut self, message: &fmt::Arguments<'_>) {
+        let _ = self.message.write_fmt(*message);
+    }
+
     fn name(&mut self, name: &str) {
         self.json.push(',');
         write_string(&mut self.json, name);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::level_filters::LevelFilter;
@@ -23,11 +24,22 @@ const QUIET_TARGETS: [&str; 6] = ["h2", "hyper", "hyper_util", "sled", "tonic", 
 const RAFT_TARGET: &str = "openraft";
 
 /// Writes events as etcd's log lines.
-pub struct EtcdLayer {
+pub struct EtcdLayer(Arc<Lines>);
+
+/// The lines of the process: of tracing's events, and of what libraries tell the `log` crate.
+struct Lines {
     level: LogLevel,
     format: LogFormat,
     outputs: Outputs,
     sampler: Sampler,
+}
+
+/// Where a line comes from.
+struct Source<'a> {
+    level: LogLevel,
+    target: &'a str,
+    file: Option<&'a str>,
+    line: Option<u32>,
 }
 
 thread_local! {
@@ -40,8 +52,11 @@ thread_local! {
 /// When an output cannot be opened, or there is a logger already.
 pub fn init(logging: &Logging) -> io::Result<()> {
     let layer = EtcdLayer::new(logging)?;
+    let libraries = LibraryLog(Arc::clone(&layer.0));
     let subscriber = tracing_subscriber::registry().with(layer);
-    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    log::set_max_level(libraries.level_max());
+    log::set_boxed_logger(Box::new(libraries)).map_err(io::Error::other)
 }
 
 impl EtcdLayer {
@@ -50,34 +65,118 @@ impl EtcdLayer {
     /// # Errors
     /// When one of them cannot be opened.
     pub fn new(logging: &Logging) -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self(Arc::new(Lines {
             level: logging.level,
             format: logging.format,
             outputs: Outputs::open(&logging.outputs)?,
             sampler: Sampler::new(),
-        })
+        })))
     }
 
-    /// Whether events of this origin are written at all. Fatal lines pass every level, so error
-    /// events are let through and looked at later.
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
-        if metadata.is_span() {
-            return false;
-        }
-        let level = severity(metadata.level());
-        let debugging = self.level == LogLevel::Debug;
-        match origin(metadata.target()) {
-            Origin::Raft => debugging && level >= LogLevel::Info,
-            Origin::Quiet => {
-                let from = if debugging {
-                    LogLevel::Info
-                } else {
-                    LogLevel::Warn
-                };
-                level >= from.max(self.level.min(LogLevel::Error))
-            }
+        metadata.is_event() && self.0.wants(severity(metadata.level()), metadata.target())
+    }
+}
+
+impl Lines {
+    /// Whether lines of this origin are written at all. Fatal lines pass every level, so errors are
+    /// let through and looked at later.
+    fn wants(&self, level: LogLevel, target: &str) -> bool {
+        match origin(target) {
+            Origin::Raft => self.level == LogLevel::Debug && level >= LogLevel::Info,
+            Origin::Quiet => level >= self.quiet_from().max(self.level.min(LogLevel::Error)),
             Origin::Ours => level >= self.level.min(LogLevel::Error),
         }
+    }
+
+    fn quiet_from(&self) -> LogLevel {
+        match self.level {
+            LogLevel::Debug => LogLevel::Info,
+            _ => LogLevel::Warn,
+        }
+    }
+
+    /// Writes a line whose message and fields `record` fills in.
+    fn write(&self, source: &Source<'_>, record: impl FnOnce(&mut Fields)) {
+        BUFFERS.with(|buffers| {
+            // Taken already: something that is being logged logs. Its own line is dropped.
+            let Ok(mut buffers) = buffers.try_borrow_mut() else {
+                return;
+            };
+            let (fields, line) = &mut *buffers;
+            fields.clear();
+            line.clear();
+            record(fields);
+            let level = match (fields.severity, origin(source.target)) {
+                (Some("panic"), _) => LogLevel::Panic,
+                (Some(_), _) => LogLevel::Fatal,
+                (None, Origin::Raft) => LogLevel::Debug,
+                (None, _) => source.level,
+            };
+            let time = SystemTime::now();
+            let now_s = time
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
+            let level_name = name(level);
+            if level < self.level || !self.sampler.admits(level_name, &fields.message, now_s) {
+                return;
+            }
+            let head = Head {
+                level: level_name,
+                time,
+                file: source.file,
+                line: source.line,
+                message: &fields.message,
+            };
+            write_line(line, self.format, &head, &fields.json);
+            self.outputs.write(line);
+        });
+    }
+}
+
+/// Takes what libraries tell the `log` crate: sled says there what it found wrong with its file.
+struct LibraryLog(Arc<Lines>);
+
+impl LibraryLog {
+    /// What is asked for at all: the rest costs a library no more than a comparison.
+    fn level_max(&self) -> log::LevelFilter {
+        match self.0.quiet_from() {
+            LogLevel::Info => log::LevelFilter::Info,
+            _ => log::LevelFilter::Warn,
+        }
+    }
+}
+
+impl log::Log for LibraryLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0
+            .wants(library_severity(metadata.level()), metadata.target())
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let source = Source {
+            level: library_severity(record.level()),
+            target: record.target(),
+            file: record.file(),
+            line: record.line(),
+        };
+        self.0
+            .write(&source, |fields| fields.message(record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+fn library_severity(level: log::Level) -> LogLevel {
+    match level {
+        log::Level::Error => LogLevel::Error,
+        log::Level::Warn => LogLevel::Warn,
+        log::Level::Info => LogLevel::Info,
+        log::Level::Debug | log::Level::Trace => LogLevel::Debug,
     }
 }
 
@@ -132,7 +231,7 @@ impl<S: Subscriber> Layer<S> for EtcdLayer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(match self.level {
+        Some(match self.0.level {
             LogLevel::Debug => LevelFilter::DEBUG,
             LogLevel::Info => LevelFilter::INFO,
             LogLevel::Warn => LevelFilter::WARN,
@@ -141,41 +240,14 @@ impl<S: Subscriber> Layer<S> for EtcdLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        BUFFERS.with(|buffers| {
-            // Taken already: something that is being logged logs. Its own line is dropped.
-            let Ok(mut buffers) = buffers.try_borrow_mut() else {
-                return;
-            };
-            let (fields, line) = &mut *buffers;
-            fields.clear();
-            line.clear();
-            event.record(fields);
-            let metadata = event.metadata();
-            let level = match (fields.severity, origin(metadata.target())) {
-                (Some("panic"), _) => LogLevel::Panic,
-                (Some(_), _) => LogLevel::Fatal,
-                (None, Origin::Raft) => LogLevel::Debug,
-                (None, _) => severity(metadata.level()),
-            };
-            let time = SystemTime::now();
-            let now_s = time
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs();
-            let level_name = name(level);
-            if level < self.level || !self.sampler.admits(level_name, &fields.message, now_s) {
-                return;
-            }
-            let head = Head {
-                level: level_name,
-                time,
-                file: metadata.file(),
-                line: metadata.line(),
-                message: &fields.message,
-            };
-            write_line(line, self.format, &head, &fields.json);
-            self.outputs.write(line);
-        });
+        let metadata = event.metadata();
+        let source = Source {
+            level: severity(metadata.level()),
+            target: metadata.target(),
+            file: metadata.file(),
+            line: metadata.line(),
+        };
+        self.0.write(&source, |fields| event.record(fields));
     }
 }
 
@@ -187,16 +259,20 @@ mod tests {
     use super::*;
     use crate::config::LogOutput;
 
+    fn logging_to(level: LogLevel, path: std::path::PathBuf) -> Logging {
+        Logging {
+            level,
+            format: LogFormat::Json,
+            outputs: vec![LogOutput::File(path)],
+            warning_unary_request_duration: Duration::ZERO,
+        }
+    }
+
     /// What is written while `log` runs.
     fn logged(level: LogLevel, log: impl FnOnce()) -> Vec<serde_json::Value> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let logging = Logging {
-            level,
-            format: LogFormat::Json,
-            outputs: vec![LogOutput::File(path.clone())],
-            warning_unary_request_duration: Duration::ZERO,
-        };
+        let logging = logging_to(level, path.clone());
         let subscriber = tracing_subscriber::registry().with(EtcdLayer::new(&logging).unwrap());
         tracing::subscriber::with_default(subscriber, log);
         let text = std::fs::read_to_string(path).unwrap();
@@ -280,6 +356,46 @@ mod tests {
                 "debug\"g\""
             ]
         );
+    }
+
+    #[test]
+    fn what_libraries_tell_the_log_crate_is_seen() {
+        use log::Log as _;
+        let seen = |level| -> Vec<String> {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("log");
+            let layer = EtcdLayer::new(&logging_to(level, path.clone())).unwrap();
+            let libraries = LibraryLog(layer.0);
+            for (level, target, message) in [
+                (log::Level::Error, "sled::pagecache", "a \"torn\" page"),
+                (log::Level::Warn, "sled::config", "b"),
+                (log::Level::Info, "sled::context", "c"),
+                (log::Level::Trace, "sled::tree", "d"),
+            ] {
+                let mut record = log::Record::builder();
+                record
+                    .level(level)
+                    .target(target)
+                    .file(Some("src/x.rs"))
+                    .line(Some(7));
+                libraries.log(&record.args(format_args!("{message}")).build());
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let line = |line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(line["caller"], "src/x.rs:7");
+                format!(
+                    "{} {}",
+                    line["level"].as_str().unwrap(),
+                    line["msg"].as_str().unwrap()
+                )
+            };
+            text.lines().map(line).collect()
+        };
+        let torn = "error a \"torn\" page";
+        assert_eq!(seen(LogLevel::Error), [torn]);
+        assert_eq!(seen(LogLevel::Info), [torn, "warn b"]);
+        assert_eq!(seen(LogLevel::Debug), [torn, "warn b", "info c"]);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::Buf as _;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -18,6 +17,7 @@ use tower::{Layer, Service};
 use super::exposition::{Expose as _, head};
 use super::grpc_methods::{CODES, METHODS, place_of};
 use super::types::{Buckets, Counter, Histogram};
+use crate::transport::boundaries::Boundaries;
 
 const CANCELED: usize = 1;
 const UNKNOWN: usize = 2;
@@ -171,7 +171,7 @@ where
             inner,
             metrics,
             place,
-            messages: Messages::default(),
+            messages: Boundaries::default(),
         });
         CountedCall {
             inner: self.inner.call(request),
@@ -273,47 +273,10 @@ where
             Body::new(SentBody {
                 inner,
                 call,
-                messages: Messages::default(),
+                messages: Boundaries::default(),
             })
         });
         Poll::Ready(Ok(counted))
-    }
-}
-
-/// Finds message boundaries in a stream of bytes: each message has a flag byte and a length.
-#[derive(Debug, Default)]
-struct Messages {
-    /// Bytes of the current header that have been seen.
-    header_len: usize,
-    /// The length as far as it has been read, then what is left of the message.
-    rest: u32,
-}
-
-/// Flag and length.
-const HEADER_BYTES: usize = 5;
-
-impl Messages {
-    /// How many messages begin with a header that is complete in `data`.
-    fn count(&mut self, mut data: &[u8]) -> u64 {
-        let mut messages = 0;
-        while !data.is_empty() {
-            if self.header_len < HEADER_BYTES {
-                let byte = data.get_u8();
-                if self.header_len > 0 {
-                    self.rest = self.rest << 8 | u32::from(byte);
-                }
-                self.header_len += 1;
-                messages += u64::from(self.header_len == HEADER_BYTES);
-            } else {
-                let skipped = data.len().min(self.rest as usize);
-                data.advance(skipped);
-                self.rest -= u32::try_from(skipped).unwrap_or(self.rest);
-            }
-            if self.header_len == HEADER_BYTES && self.rest == 0 {
-                self.header_len = 0;
-            }
-        }
-        messages
     }
 }
 
@@ -322,7 +285,7 @@ pub struct ReceivedBody<B> {
     inner: B,
     metrics: Arc<GrpcMetrics>,
     place: Option<usize>,
-    messages: Messages,
+    messages: Boundaries,
 }
 
 impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for ReceivedBody<B> {
@@ -339,7 +302,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for ReceivedBody<B> {
             && let Some(data) = frame.data_ref()
         {
             this.metrics.received_bytes.add(data.len() as u64);
-            let messages = this.messages.count(data);
+            let messages = this.messages.follow(data).begun;
             if let Some(call) = this.place.and_then(|place| this.metrics.calls.get(place)) {
                 call.received.add(messages);
             }
@@ -359,7 +322,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for ReceivedBody<B> {
 struct SentBody {
     inner: Body,
     call: Call,
-    messages: Messages,
+    messages: Boundaries,
 }
 
 impl HttpBody for SentBody {
@@ -376,7 +339,7 @@ impl HttpBody for SentBody {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.call.metrics.sent_bytes.add(data.len() as u64);
-                    let messages = this.messages.count(data);
+                    let messages = this.messages.follow(data).begun;
                     if let Some(counters) = this.call.counters() {
                         counters.sent.add(messages);
                     }
@@ -497,19 +460,5 @@ mod tests {
             (1, 0)
         );
         drop(service.call(request("/unknown/Method")).await.unwrap());
-    }
-
-    #[test]
-    fn messages_are_found_however_they_are_cut() {
-        let mut whole = Vec::new();
-        for length in [0_u8, 3, 0, 200] {
-            whole.extend([0, 0, 0, 0, length]);
-            whole.extend(std::iter::repeat_n(7, usize::from(length)));
-        }
-        for size in 1..whole.len() {
-            let mut messages = Messages::default();
-            let counts = whole.chunks(size).map(|chunk| messages.count(chunk));
-            assert_eq!(counts.sum::<u64>(), 4, "{size}");
-        }
     }
 }

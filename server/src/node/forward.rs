@@ -448,8 +448,7 @@ impl Inner {
 
     fn fail_proposal(&self, request_id: u64, error: ProposeError) {
         if let Some(waiter) = self.forwarded.take(request_id) {
-            // A caller that has gone is not told.
-            drop(waiter.send(Err(error)));
+            waiter.tell(Err(error));
         }
     }
 }
@@ -459,6 +458,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::raft::waiters::LocalWaiter;
 
     fn forwarder() -> (Forwarder, Arc<Forwarded>) {
         let peers = Arc::new(Peers::new(1));
@@ -473,8 +473,8 @@ mod tests {
         let (forwarder, forwarded) = forwarder();
         let (items, _queue) = mpsc::channel(1);
         let stream = Stream::new(2, items);
-        let (sender, answer) = oneshot::channel();
-        forwarded.insert(5, sender);
+        let (waiter, answer) = LocalWaiter::new(None);
+        forwarded.insert(5, waiter);
         if let Some(pending) = stream.pending.lock().as_mut() {
             pending.requests.insert(1, Request::Propose(5));
         }

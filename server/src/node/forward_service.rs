@@ -38,6 +38,12 @@ const READ_ROUNDS_MAX: usize = 64;
 const LEASE_WAITS_MAX: usize = 4096;
 /// Membership changes of a peer that may wait. They are made one after the other.
 const MEMBER_CHANGES_MAX: usize = 16;
+/// Streams of a peer. A sound one has a single one, and one more for each connection that it gave up
+/// and this side still takes for alive.
+const STREAMS_MAX: usize = 16;
+/// Under which id those have their places who say that they are somebody who is no member: one set of
+/// places for all of them, however many ids they think of. 0 is no member's id.
+const STRANGERS: u64 = 0;
 
 /// The service.
 #[derive(Clone)]
@@ -50,6 +56,7 @@ pub struct LeaderService {
 
 /// What one peer may have waiting here, on all its streams together.
 struct Places {
+    streams: Arc<Semaphore>,
     rounds: Arc<Semaphore>,
     leases: Arc<Semaphore>,
     changes: Arc<Semaphore>,
@@ -58,6 +65,7 @@ struct Places {
 impl Default for Places {
     fn default() -> Self {
         Self {
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             rounds: Arc::new(Semaphore::new(READ_ROUNDS_MAX)),
             leases: Arc::new(Semaphore::new(LEASE_WAITS_MAX)),
             changes: Arc::new(Semaphore::new(MEMBER_CHANGES_MAX)),
@@ -76,7 +84,9 @@ impl LeaderService {
         }
     }
 
-    fn places(&self, peer: u64) -> Arc<Places> {
+    fn places(&self, from: u64) -> Arc<Places> {
+        let is_member = self.context.peers.is_member(from);
+        let peer = if is_member { from } else { STRANGERS };
         let mut by_peer = self.places.lock();
         if let Some(places) = by_peer.get(&peer).and_then(Weak::upgrade) {
             return places;
@@ -98,6 +108,9 @@ impl leader_server::Leader for LeaderService {
     ) -> Result<Response<Self::ForwardStream>, Status> {
         let from = self.context.check(request.metadata())?;
         let places = self.places(from);
+        let Ok(stream) = Arc::clone(&places.streams).try_acquire_owned() else {
+            return Err(Status::resource_exhausted("too many streams of this peer"));
+        };
         let stats = self.context.peers.stats(from);
         let sent_bytes = Arc::clone(&stats.sent_bytes);
         let mut inbound = request.into_inner();
@@ -110,6 +123,7 @@ impl leader_server::Leader for LeaderService {
                     take(&node, &places, item, &results).await;
                 }
             }
+            drop(stream);
         });
         let state = (receiver, sent_bytes);
         let outbound = futures::stream::unfold(state, |(mut receiver, sent_bytes)| async move {
@@ -138,10 +152,16 @@ async fn take(
         Some(forward_item::Request::Propose(encoded)) => {
             let results = results.clone();
             let waiter = Waiter::Remote { id, results };
+            let command_bytes = encoded.len();
             match Command::decode(encoded) {
                 // A follower that is not to propose here is told so by Raft, through the waiter.
                 Ok(command) if command.request.is_some() => {
-                    node.enqueue(Proposal { command, waiter }).await;
+                    let proposal = Proposal {
+                        command,
+                        command_bytes,
+                        waiter,
+                    };
+                    node.enqueue(proposal).await;
                 }
                 // One that this version does not know would end every member that applies it.
                 Ok(_) | Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),

@@ -40,7 +40,7 @@ use tonic::Status;
 
 use crate::raft::peers::Peers;
 use crate::raft::service::Raft;
-use crate::raft::waiters::{Answer, Forwarded, ProposeError, Waiter};
+use crate::raft::waiters::{Answer, Forwarded, LocalWaiter, ProposeError, Reservation, Waiter};
 
 pub mod checkpoints;
 pub mod compactor;
@@ -326,9 +326,7 @@ impl Node {
             return Err(Error::Stopped.into());
         }
         let reservation = self.quota.admit(self, &request).await?;
-        let result = self.propose_unchecked(request).await;
-        drop(reservation);
-        result
+        self.propose_reserved(request, reservation).await
     }
 
     /// As [`Node::propose`], without the quota: for the member's own commands.
@@ -336,15 +334,26 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`].
     pub async fn propose_unchecked(&self, request: Request) -> Result<Response, NodeError> {
+        self.propose_reserved(request, None).await
+    }
+
+    async fn propose_reserved(
+        &self,
+        request: Request,
+        reservation: Option<Reservation>,
+    ) -> Result<Response, NodeError> {
         let operation = Operation::of_request(Some(&request));
         let command = self.command(request);
-        if command.encoded_len() > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
+        let command_bytes = command.encoded_len();
+        if command_bytes > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
             return Err(Error::RequestTooLarge.into());
         }
         self.check_lag()?;
         let began = tokio::time::Instant::now();
         let mut pending = PendingProposal::begin(&*self.metrics, operation, began);
-        let replicated = self.within_timeout(self.replicate(command)).await;
+        let replicated = self
+            .within_timeout(self.replicate(command, command_bytes, reservation))
+            .await;
         pending.ok = matches!(replicated, Ok(Ok(_)));
         pending.succeeded = matches!(replicated, Ok(Ok(Ok(_))));
         drop(pending);
@@ -372,7 +381,9 @@ impl Node {
     /// # Errors
     /// NotLeader, what apply refuses, and what leaves its fate unknown.
     pub async fn propose_as_leader(&self, request: Request) -> Result<(), NodeError> {
-        let proposed = self.propose_here(self.command(request));
+        let command = self.command(request);
+        let command_bytes = command.encoded_len();
+        let proposed = self.propose_here(command, command_bytes, None);
         match self.within_timeout(proposed).await {
             Ok(Ok(outcome)) => outcome.map(drop).map_err(NodeError::Etcd),
             Ok(Err(ProposeError::Definite(error) | ProposeError::Indefinite(error))) => {
@@ -413,13 +424,20 @@ impl Node {
 
     /// Gets a command into the log, through the leader if that is another member. What certainly
     /// was not appended is tried again until the caller's timeout.
-    async fn replicate(&self, command: Command) -> Result<Outcome, NodeError> {
+    async fn replicate(
+        &self,
+        command: Command,
+        command_bytes: usize,
+        reservation: Option<Reservation>,
+    ) -> Result<Outcome, NodeError> {
         loop {
             let view = self.status.leader();
             let answer = if self.raft.is_leader() {
-                self.propose_here(command.clone()).await
+                let (command, reservation) = (command.clone(), reservation.clone());
+                self.propose_here(command, command_bytes, reservation).await
             } else if let Some(leader) = view.remote() {
-                self.propose_through(leader, &command).await
+                self.propose_through(leader, &command, reservation.clone())
+                    .await
             } else {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 continue;
@@ -436,11 +454,17 @@ impl Node {
         }
     }
 
-    async fn propose_here(&self, command: Command) -> Answer {
-        let (sender, receiver) = oneshot::channel();
+    async fn propose_here(
+        &self,
+        command: Command,
+        command_bytes: usize,
+        reservation: Option<Reservation>,
+    ) -> Answer {
+        let (waiter, receiver) = LocalWaiter::new(reservation);
         self.enqueue(Proposal {
             command,
-            waiter: Waiter::Local(sender),
+            command_bytes,
+            waiter: Waiter::Local(waiter),
         })
         .await;
         receiver
@@ -448,10 +472,15 @@ impl Node {
             .unwrap_or(Err(ProposeError::Indefinite(Error::Stopped)))
     }
 
-    async fn propose_through(&self, leader: u64, command: &Command) -> Answer {
-        let (sender, receiver) = oneshot::channel();
+    async fn propose_through(
+        &self,
+        leader: u64,
+        command: &Command,
+        reservation: Option<Reservation>,
+    ) -> Answer {
+        let (waiter, receiver) = LocalWaiter::new(reservation);
         let id = command.request_id;
-        self.forwarded.insert(id, sender);
+        self.forwarded.insert(id, waiter);
         // A caller that goes away takes its waiter along.
         let _guard = ForwardedGuard {
             forwarded: &self.forwarded,

@@ -26,7 +26,7 @@ use super::forward_service::LeaderService;
 use super::membership::join::JoinService;
 use crate::raft::network::MESSAGE_BYTES_MAX;
 use crate::raft::service::{PeerContext, RaftService};
-use crate::transport::{Dispatch, Listener, ServeOptions, serve, text};
+use crate::transport::{Arriving, Dispatch, Listener, ServeOptions, serve, text};
 
 /// HTTP/2 window of a peer's connection, as on the dialling side.
 const WINDOW_BYTES: u32 = 8 << 20;
@@ -66,11 +66,13 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
         // for the one that was started in its place.
         grace: Duration::ZERO,
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        arriving: Arc::default(),
     };
     for listener in listeners {
         tracing::info!(address = listener.local_address(), "serving peer traffic");
         let service = Dispatch::new(
             services.clone(),
+            MESSAGE_BYTES_MAX,
             PeerHttp {
                 node: Arc::clone(node),
             },
@@ -94,7 +96,7 @@ struct PeerServices {
     check: CheckServer<CheckService>,
 }
 
-impl Service<Request<Incoming>> for PeerServices {
+impl Service<Request<Arriving<Incoming>>> for PeerServices {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Response<Body>, Infallible>;
@@ -104,7 +106,7 @@ impl Service<Request<Incoming>> for PeerServices {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Arriving<Incoming>>) -> Self::Future {
         let path = request.uri().path();
         if path.starts_with("/keelsonpb.Raft/") {
             self.raft.call(request)

@@ -13,11 +13,10 @@ use keelson_proto::keelsonpb::Command;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
-use prost::Message as _;
 use tokio::sync::mpsc;
 
 use crate::raft::service::Raft;
-use crate::raft::types::{Batch, TypeConfig};
+use crate::raft::types::{Batch, BatchBuilder, TypeConfig};
 use crate::raft::waiters::{ProposeError, Waiter};
 
 /// Commands in one raft entry. Beyond it a batch gains nothing and only delays its first command.
@@ -34,6 +33,8 @@ pub const QUEUE_MAX: usize = 16 * 1024;
 pub struct Proposal {
     /// The command.
     pub command: Command,
+    /// Its encoded length.
+    pub command_bytes: usize,
     /// Who gets the outcome.
     pub waiter: Waiter,
 }
@@ -74,27 +75,23 @@ pub async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
 
 /// Takes what waits, up to the bounds; gives back a proposal that no longer fits.
 fn fill(first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> (Batch, Option<Proposal>) {
-    let mut bytes = first.command.encoded_len();
-    let mut commands = vec![first.command];
-    let mut waiters = vec![first.waiter];
+    let mut batch = BatchBuilder::default();
+    batch.push(first.command, first.command_bytes, first.waiter);
     let mut rest = None;
-    while commands.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+    while batch.len() < BATCH_COMMANDS_MAX && batch.bytes() < BATCH_BYTES_MAX {
         let Ok(proposal) = queue.try_recv() else {
             break;
         };
         if proposal.waiter.is_gone() {
             continue;
         }
-        let size = proposal.command.encoded_len();
-        if bytes + size > BATCH_BYTES_MAX {
+        if batch.bytes() + proposal.command_bytes > BATCH_BYTES_MAX {
             rest = Some(proposal);
             break;
         }
-        bytes += size;
-        commands.push(proposal.command);
-        waiters.push(proposal.waiter);
+        batch.push(proposal.command, proposal.command_bytes, proposal.waiter);
     }
-    (Batch::propose(commands, waiters), rest)
+    (batch.build(), rest)
 }
 
 /// Hands a batch to Raft. The future ends when the batch is applied or has failed.

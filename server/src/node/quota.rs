@@ -1,8 +1,9 @@
 //! The space quota, checked before a proposal (contract 2.6, store-notes 7).
 //!
-//! dbSize is local, so apply never looks at it: the member that receives a request checks
-//! `dbSize + what its proposals in flight cost + cost`, raises NOSPACE through the log, waits until
-//! the alarm is applied, and refuses. Nothing is stored for a request that is told NoSpace.
+//! dbSize is local, so apply never looks at it: the member that receives a request reckons with the
+//! dbSize that its proposals in flight lead to, raises NOSPACE through the log, waits until the alarm
+//! is applied, and refuses. Nothing is stored for a request that is told NoSpace. A proposal is in
+//! flight until it is applied, not until it is answered: from then on dbSize has it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use keelson_state::quota as cost;
 
 use super::Node;
 use super::error::NodeError;
+use crate::raft::waiters::Reservation;
 
 /// What proposals in flight cost.
 #[derive(Debug, Default)]
@@ -21,42 +23,33 @@ pub struct Quota {
     in_flight: Arc<AtomicU64>,
 }
 
-/// The cost of one proposal, given back when it ends.
-#[derive(Debug)]
-pub struct Reservation {
-    in_flight: Arc<AtomicU64>,
-    cost: u64,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(self.cost, Ordering::Relaxed);
-    }
-}
-
 impl Quota {
     /// Admits a request, or raises the alarm and refuses it.
     ///
     /// # Errors
     /// NoSpace.
-    pub async fn admit(&self, node: &Node, request: &Request) -> Result<Reservation, NodeError> {
+    pub async fn admit(
+        &self,
+        node: &Node,
+        request: &Request,
+    ) -> Result<Option<Reservation>, NodeError> {
         let cost = match request {
             Request::Put(put) => cost::put_cost_bytes(put),
             Request::Txn(txn) => cost::txn_cost_bytes(txn),
             Request::LeaseGrant(_) => cost::LEASE_GRANT_COST_BYTES,
             _ => 0,
         };
-        let before = self.in_flight.fetch_add(cost, Ordering::Relaxed);
-        let reservation = Reservation {
-            in_flight: Arc::clone(&self.in_flight),
-            cost,
-        };
         let quota = node.quota_bytes();
         if cost == 0 || quota == 0 {
-            return Ok(reservation);
+            return Ok(None);
         }
-        if node.reader().db_size_bytes() + before + cost < quota {
-            return Ok(reservation);
+        let before = self.in_flight.load(Ordering::Relaxed);
+        let reservation = Reservation::new(&self.in_flight, cost);
+        let reader = node.reader();
+        // What is free within the size is taken first.
+        let size = reader.db_size_bytes().max(reader.in_use_bytes() + before);
+        if size + cost < quota {
+            return Ok(Some(reservation));
         }
         drop(reservation);
         if !node.alarm_stands(AlarmType::Nospace) {

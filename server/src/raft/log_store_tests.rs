@@ -10,7 +10,7 @@ use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::SnapshotOf;
 
 use super::*;
-use crate::raft::types::{Node, SnapshotMeta, StoredMembership};
+use crate::raft::types::{BatchBuilder, Node, SnapshotMeta, StoredMembership};
 use crate::raft::wal::{MemoryDisk, WalOptions, open_file, open_sled};
 
 type StorageError = openraft::StorageError<TypeConfig>;
@@ -235,7 +235,7 @@ async fn an_entry_stays_cached_until_it_is_durable_and_was_applied() {
 async fn apply_gets_the_very_batch_that_was_proposed() {
     let disk = MemoryDisk::new();
     let mut store = reopened(&disk).await;
-    let batch = Batch::propose(Vec::new(), Vec::new());
+    let batch = BatchBuilder::default().build();
     let log_id = LogId::new(1.into(), 0);
     append(
         &mut store,
@@ -361,7 +361,7 @@ async fn an_entry_that_leaves_the_cache_before_apply_keeps_its_waiting_requests(
     let mut store = reopened(&disk).await;
     let awaited = Entry {
         log_id: LogId::new(1.into(), 0),
-        payload: EntryPayload::Normal(Batch::propose(Vec::new(), Vec::new())),
+        payload: EntryPayload::Normal(BatchBuilder::default().build()),
     };
     append(&mut store, vec![awaited]).await;
     for index in 1..6 {

@@ -152,6 +152,12 @@ impl Peers {
         self.inner.lock().urls.keys().copied().collect()
     }
 
+    /// Whether somebody is a member.
+    #[must_use]
+    pub fn is_member(&self, id: u64) -> bool {
+        self.inner.lock().urls.contains_key(&id)
+    }
+
     /// The numbers of a peer. Those of somebody who is no member count nowhere.
     #[must_use]
     pub fn stats(&self, id: u64) -> Arc<PeerStats> {

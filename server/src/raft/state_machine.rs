@@ -30,7 +30,7 @@ use super::member_log;
 use super::peers::Peers;
 use super::snapshot::{self, Snapshot, SnapshotHandle};
 use super::types::{Batch, LogId, SnapshotMeta, StoredMembership, TypeConfig};
-use super::waiters::{Forwarded, ProposeError};
+use super::waiters::{Forwarded, ProposeError, Waiter};
 
 /// New data after which a checkpoint is taken, whatever the number of commands (design R3).
 const CHECKPOINT_BYTES: usize = 64 << 20;
@@ -185,11 +185,17 @@ impl StateMachine {
                 what: "batch",
                 source,
             })?;
+        let waiting = self.waiting(batch, &commands);
         let mut outcomes = Vec::with_capacity(commands.len());
         {
+            let mut waiting = waiting.iter();
             let mut state = self.shared.state.lock();
             let mut last = Instant::now();
             for command in &commands {
+                // Before the store grows: counted twice it might exceed the quota.
+                if let Some(Some(waiter)) = waiting.next() {
+                    waiter.applying();
+                }
                 let outcome = state
                     .apply(index, term, command)
                     .map_err(io::Error::other)?;
@@ -211,7 +217,11 @@ impl StateMachine {
         for (command, outcome) in commands.iter().zip(&outcomes) {
             self.observe(command, outcome);
         }
-        self.answer(index, batch, &commands, outcomes);
+        for (waiter, outcome) in waiting.into_iter().zip(outcomes) {
+            if let Some(waiter) = waiter {
+                waiter.applied(index, outcome);
+            }
+        }
         Ok(())
     }
 
@@ -229,23 +239,18 @@ impl StateMachine {
         }
     }
 
-    /// Tells those who wait, here or through the member that forwarded.
-    fn answer(&self, index: u64, batch: &Batch, commands: &[Command], outcomes: Vec<Outcome>) {
+    /// Those who wait, here or through the member that forwarded: one for each command, or none at
+    /// all.
+    fn waiting(&self, batch: &Batch, commands: &[Command]) -> Vec<Option<Waiter>> {
         if let Some(waiters) = batch.take_waiters() {
-            for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
-                waiter.applied(index, outcome);
-            }
-            return;
+            return waiters.into_iter().map(Some).collect();
         }
         if self.shared.forwarded.is_empty() {
-            return;
+            return Vec::new();
         }
-        for (command, outcome) in commands.iter().zip(outcomes) {
-            if let Some(sender) = self.shared.forwarded.take(command.request_id) {
-                // A caller that has gone is not told.
-                drop(sender.send(Ok(outcome)));
-            }
-        }
+        let forwarded = |command: &Command| self.shared.forwarded.take(command.request_id);
+        let waiters = commands.iter().map(forwarded);
+        waiters.map(|waiter| waiter.map(Waiter::Local)).collect()
     }
 
     /// The entry's effects are visible: readers and watchers may go on.

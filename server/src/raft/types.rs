@@ -9,11 +9,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use keelson_proto::keelsonpb::{self, Command};
 use openraft::impls::leader_id_std;
 use parking_lot::Mutex;
 use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::waiters::Waiter;
 
@@ -74,21 +75,6 @@ struct Inner {
 pub type Waiters = Vec<Waiter>;
 
 impl Batch {
-    /// A batch of this member's own requests.
-    #[must_use]
-    pub fn propose(commands: Vec<Command>, waiters: Waiters) -> Self {
-        let batch = keelsonpb::Batch { commands };
-        let encoded = batch.encode_to_vec().into();
-        let inner = Inner {
-            encoded,
-            commands: Mutex::new(Some(batch.commands)),
-            waiters: Mutex::new(Some(waiters)),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
-    }
-
     /// A batch from the log or from a peer. Nothing is decoded yet.
     #[must_use]
     pub fn from_encoded(encoded: Bytes) -> Self {
@@ -132,6 +118,68 @@ impl Batch {
     }
 }
 
+/// A batch that is being filled with this member's own requests.
+#[derive(Default)]
+pub struct BatchBuilder {
+    commands: Vec<Command>,
+    /// The encoded length of each.
+    lengths: Vec<usize>,
+    waiters: Waiters,
+    bytes: usize,
+}
+
+impl BatchBuilder {
+    /// Adds a command, whose encoded length is `len`, and who waits for it.
+    pub fn push(&mut self, command: Command, len: usize, waiter: Waiter) {
+        self.bytes += len;
+        self.commands.push(command);
+        self.lengths.push(len);
+        self.waiters.push(waiter);
+    }
+
+    /// How many commands there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Their encoded length, without the few bytes between them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The batch.
+    #[must_use]
+    pub fn build(self) -> Batch {
+        /// The field number of `commands` in `keelsonpb.Batch`.
+        const COMMANDS: u32 = 1;
+        /// Tag and length of a command: at most this long each.
+        const COMMAND_HEAD_BYTES_MAX: usize = 6;
+        let capacity = self.bytes + self.commands.len() * COMMAND_HEAD_BYTES_MAX;
+        let mut encoded = BytesMut::with_capacity(capacity);
+        for (command, len) in self.commands.iter().zip(self.lengths) {
+            encode_key(COMMANDS, WireType::LengthDelimited, &mut encoded);
+            encode_varint(len as u64, &mut encoded);
+            command.encode_raw(&mut encoded);
+        }
+        let inner = Inner {
+            encoded: encoded.freeze(),
+            commands: Mutex::new(Some(self.commands)),
+            waiters: Mutex::new(Some(self.waiters)),
+        };
+        Batch {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
 impl PartialEq for Batch {
     fn eq(&self, other: &Self) -> bool {
         self.inner.encoded == other.inner.encoded
@@ -148,5 +196,38 @@ impl fmt::Debug for Batch {
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "batch of {} bytes", self.inner.encoded.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_proto::etcdserverpb::PutRequest;
+    use keelson_proto::keelsonpb::command::Request;
+
+    use super::*;
+    use crate::raft::waiters::LocalWaiter;
+
+    #[test]
+    fn a_built_batch_is_encoded_as_the_message_is() {
+        let command = |request_id, value: usize| Command {
+            request_id,
+            request: Some(Request::Put(PutRequest {
+                key: "key".into(),
+                value: vec![b'v'; value].into(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let commands = vec![command(1, 0), command(300, 200), command(2, 70_000)];
+        let mut builder = BatchBuilder::default();
+        for command in &commands {
+            let waiter = Waiter::Local(LocalWaiter::new(None).0);
+            builder.push(command.clone(), command.encoded_len(), waiter);
+        }
+        let batch = builder.build();
+        assert_eq!(batch.take_commands().unwrap(), commands);
+        let message = keelsonpb::Batch { commands };
+        assert_eq!(batch.encoded(), &message.encode_to_vec());
+        assert_eq!(batch.take_waiters().map(|waiters| waiters.len()), Some(3));
     }
 }

@@ -9,6 +9,8 @@
 //! [`Batch`]: super::types::Batch
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{ForwardError, ForwardResult, forward_result};
@@ -31,10 +33,83 @@ pub enum ProposeError {
     Indefinite(Error),
 }
 
+/// What a proposal takes of the space quota until it is applied: from then on the store's size has it.
+/// Cheap to clone; given back once, when it is released or its last copy goes.
+#[derive(Clone, Debug)]
+pub struct Reservation(Arc<Reserved>);
+
+#[derive(Debug)]
+struct Reserved {
+    in_flight: Arc<AtomicU64>,
+    cost: AtomicU64,
+}
+
+impl Reservation {
+    /// Adds `cost` to what is in flight.
+    #[must_use]
+    pub fn new(in_flight: &Arc<AtomicU64>, cost: u64) -> Self {
+        in_flight.fetch_add(cost, Ordering::Relaxed);
+        Self(Arc::new(Reserved {
+            in_flight: Arc::clone(in_flight),
+            cost: AtomicU64::new(cost),
+        }))
+    }
+
+    fn release(&self) {
+        self.0.release();
+    }
+}
+
+impl Reserved {
+    fn release(&self) {
+        let cost = self.cost.swap(0, Ordering::Relaxed);
+        self.in_flight.fetch_sub(cost, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// A waiting request of this member's clients.
+pub struct LocalWaiter {
+    sender: oneshot::Sender<Answer>,
+    reservation: Option<Reservation>,
+}
+
+impl LocalWaiter {
+    /// A request whose answer comes through the receiver, and what it takes of the quota.
+    #[must_use]
+    pub fn new(reservation: Option<Reservation>) -> (Self, oneshot::Receiver<Answer>) {
+        let (sender, receiver) = oneshot::channel();
+        (
+            Self {
+                sender,
+                reservation,
+            },
+            receiver,
+        )
+    }
+
+    /// Apply comes to the command now.
+    pub fn applying(&self) {
+        if let Some(reservation) = &self.reservation {
+            reservation.release();
+        }
+    }
+
+    /// Tells the outcome. A caller that has gone is not told.
+    pub fn tell(self, answer: Answer) {
+        drop(self.sender.send(answer));
+    }
+}
+
 /// One waiting request.
 pub enum Waiter {
     /// A request of this member's clients.
-    Local(oneshot::Sender<Answer>),
+    Local(LocalWaiter),
     /// A request that another member forwarded to this one.
     Remote {
         /// Its id on the forwarding stream.
@@ -51,16 +126,22 @@ impl Waiter {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         match self {
-            Self::Local(sender) => sender.is_closed(),
+            Self::Local(waiter) => waiter.sender.is_closed(),
             Self::Remote { results, .. } => results.is_closed(),
+        }
+    }
+
+    /// Apply comes to the command now.
+    pub fn applying(&self) {
+        if let Self::Local(waiter) = self {
+            waiter.applying();
         }
     }
 
     /// The command was applied at this index with this outcome.
     pub fn applied(self, index: u64, outcome: Outcome) {
         match self {
-            // A caller that has gone is not told.
-            Self::Local(sender) => drop(sender.send(Ok(outcome))),
+            Self::Local(waiter) => waiter.tell(Ok(outcome)),
             Self::Remote { id, results } => {
                 let applied = keelson_proto::keelsonpb::Applied { index };
                 send(&results, id, forward_result::Result::Applied(applied));
@@ -71,7 +152,7 @@ impl Waiter {
     /// The command was not seen to be applied.
     pub fn failed(self, error: ProposeError) {
         match self {
-            Self::Local(sender) => drop(sender.send(Err(error))),
+            Self::Local(waiter) => waiter.tell(Err(error)),
             Self::Remote { id, results } => {
                 send(&results, id, forward_result::Result::Error(to_proto(error)));
             }
@@ -118,26 +199,26 @@ pub fn from_proto(error: &ForwardError) -> ProposeError {
 /// Requests of this member's clients that went through the leader, by request id.
 #[derive(Default)]
 pub struct Forwarded {
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    waiting: Mutex<HashMap<u64, LocalWaiter>>,
 }
 
 impl Forwarded {
     /// Waits for the command with this id.
-    pub fn insert(&self, request_id: u64, sender: oneshot::Sender<Answer>) {
-        self.waiting.lock().insert(request_id, sender);
+    pub fn insert(&self, request_id: u64, waiter: LocalWaiter) {
+        self.waiting.lock().insert(request_id, waiter);
     }
 
     /// Takes the request out, to answer it.
     #[must_use]
-    pub fn take(&self, request_id: u64) -> Option<oneshot::Sender<Answer>> {
+    pub fn take(&self, request_id: u64) -> Option<LocalWaiter> {
         self.waiting.lock().remove(&request_id)
     }
 
     /// Answers every waiting request; used when their outcomes can no longer be seen.
     pub fn fail_all(&self, error: ProposeError) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for sender in waiting.into_values() {
-            drop(sender.send(Err(error)));
+        for waiter in waiting.into_values() {
+            waiter.tell(Err(error));
         }
     }
 
@@ -145,5 +226,28 @@ impl Forwarded {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.lock().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_is_given_back_once() {
+        let in_flight = Arc::new(AtomicU64::new(0));
+        let kept = Reservation::new(&in_flight, 10);
+        let (applied, _answer) = LocalWaiter::new(Some(kept.clone()));
+        let other = Reservation::new(&in_flight, 5);
+        let (lost, _answer) = LocalWaiter::new(Some(other));
+        assert_eq!(in_flight.load(Ordering::Relaxed), 15);
+        // Applied, although the request has not been answered yet.
+        applied.applying();
+        assert_eq!(in_flight.load(Ordering::Relaxed), 5);
+        applied.applying();
+        drop((kept, applied));
+        assert_eq!(in_flight.load(Ordering::Relaxed), 5);
+        lost.tell(Err(ProposeError::Definite(Error::NotLeader)));
+        assert_eq!(in_flight.load(Ordering::Relaxed), 0);
     }
 }

@@ -2,12 +2,10 @@
 
 use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use keelson_proto::healthpb::{HealthCheckRequest, health_client::HealthClient};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tonic::Code;
 use tower::Service as _;
 
-use crate::support::{Cluster, eventually, soon};
+use crate::support::{Cluster, eventually, http_at, soon};
 
 /// Status line's code, header lines and body of an HTTP/1.1 request.
 pub(crate) async fn http(
@@ -16,16 +14,7 @@ pub(crate) async fn http(
     method: &str,
     path: &str,
 ) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(cluster.client_address(i)).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    soon("the response", stream.read_to_string(&mut response))
-        .await
-        .unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (code, head.to_ascii_lowercase(), body.to_owned())
+    http_at(cluster.client_address(i), method, path).await
 }
 
 async fn body(cluster: &Cluster, path: &str) -> (u16, String) {

@@ -7,7 +7,9 @@ use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
-use crate::support::{Cluster, assert_refused, get, put, put_ok, range, range_ok};
+use crate::support::{
+    Cluster, Processes, assert_refused, eventually, get, put, put_ok, range, range_ok, soon,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proposal_above_the_limit_is_too_large() {
@@ -192,4 +194,102 @@ impl prost::Message for Garbage {
     }
 
     fn clear(&mut self) {}
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let header = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&header, payload].concat()
+}
+
+/// Headers of a gRPC call, in HPACK without any table.
+fn call_headers(path: &str) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_announced_messages_cost_what_has_arrived() {
+    const STREAMS: u32 = 8000;
+    /// Much less than the 2 MiB that each announces, or tonic's 8 KiB for a call.
+    const STREAM_BYTES_MAX: u64 = 6 << 10;
+    let processes = Processes::start(1, &[]).await;
+    let before = processes.anonymous_bytes(0);
+    let mut stream = TcpStream::connect(processes.client_address(0))
+        .await
+        .unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    let headers = call_headers("/etcdserverpb.KV/Put");
+    let begun = [&[0], &2_000_000_u32.to_be_bytes()[..], b"\x0a\x01a"].concat();
+    for stream in (0..STREAMS).map(|i| 2 * i + 1) {
+        bytes.extend(frame(1, 4, stream, &headers));
+        bytes.extend(frame(0, 0, stream, &begun));
+    }
+    stream.write_all(&bytes).await.unwrap();
+    // A ping behind them: its answer comes when all of them have been read.
+    stream
+        .write_all(&frame(6, 0, 0, b"all read"))
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    soon("the answer to the ping", async {
+        while !answer.windows(8).any(|window| window == b"all read") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+    })
+    .await;
+    // Calls begin in tasks of their own: what they take has been taken when this one is answered.
+    eventually("every call has begun", async || {
+        let page = processes.metrics(0).await;
+        let started = format!(
+            "grpc_server_started_total{{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",\
+             grpc_type=\"unary\"}} {STREAMS}\n"
+        );
+        page.contains(&started).then_some(())
+    })
+    .await;
+    let taken = processes.anonymous_bytes(0).saturating_sub(before);
+    println!(
+        "{STREAMS} half-announced messages: {} KiB, {} bytes each",
+        taken >> 10,
+        taken / u64::from(STREAMS)
+    );
+    assert!(
+        taken < u64::from(STREAMS) * STREAM_BYTES_MAX,
+        "{STREAMS} streams took {taken} bytes"
+    );
+    put_ok(&mut processes.kv(0), "a", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_many_pieces_arrive_whole() {
+    let cluster = Cluster::single().await;
+    let kv = cluster.kv(0);
+    let puts = (0..40_u8).map(|i| {
+        let mut kv = kv.clone();
+        async move { put_ok(&mut kv, format!("k{i}"), vec![i; 1_000_000]).await }
+    });
+    futures::future::join_all(puts).await;
+    let all = range_ok(&mut cluster.kv(0), range("k", "l")).await;
+    assert_eq!(all.count, 40);
+    for kv in all.kvs {
+        let i: u8 = String::from_utf8_lossy(&kv.key[1..]).parse().unwrap();
+        assert!(kv.value.len() == 1_000_000 && kv.value.iter().all(|byte| *byte == i));
+    }
 }

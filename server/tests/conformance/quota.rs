@@ -156,6 +156,53 @@ async fn concurrent_writes_are_stored_or_refused_never_both() {
     }
 }
 
+/// Puts 4 KiB under each key, `CONCURRENT` at a time, and gives how many were refused.
+async fn put_concurrently(cluster: &Cluster, keys: usize) -> usize {
+    const CONCURRENT: usize = 64;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let clients = (0..CONCURRENT).map(|_| async {
+        let (mut kv, mut refused) = (cluster.kv(0), 0);
+        loop {
+            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if i >= keys {
+                return refused;
+            }
+            let result = kv.put(put(format!("k{i}"), vec![b'v'; 4096])).await;
+            refused += usize::from(result.is_err());
+        }
+    });
+    let refused = futures::future::join_all(clients).await;
+    refused.into_iter().sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_counts_once() {
+    const KEYS: usize = 1000;
+    let roomy = with_quota(1 << 30).await;
+    assert_eq!(put_concurrently(&roomy, KEYS).await, 0);
+    let needed = u64::try_from(roomy.status(0).await.db_size).unwrap();
+    // 64 requests that count until they are answered would need 67 pages more.
+    let cluster = with_quota(needed + 16 * 4096).await;
+    assert_eq!(put_concurrently(&cluster, KEYS).await, 0);
+    assert_eq!(alarms(&cluster).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_fits_into_what_a_compaction_has_freed() {
+    const PAGES: usize = 200;
+    let cluster = with_quota(4096 * PAGES as u64).await;
+    let mut kv = cluster.kv(0);
+    let mut revision = 0;
+    for _ in 0..PAGES * 8 / 10 {
+        revision = put_ok(&mut kv, "k", vec![b'v'; 4096]).await;
+    }
+    kv.compact(compact(revision)).await.unwrap();
+    // The size stays, and with 64 requests on top of it the quota would be exceeded.
+    assert!(cluster.status(0).await.db_size > 4096 * (PAGES as i64 - 45));
+    assert_eq!(put_concurrently(&cluster, PAGES / 2).await, 0);
+    assert_eq!(alarms(&cluster).await, []);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nested_puts_count_towards_the_quota() {
     let cluster = with_quota(QUOTA_BYTES).await;

@@ -28,6 +28,8 @@ use keelson_proto::etcdserverpb::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
@@ -468,6 +470,24 @@ fn kv_client(channel: Channel) -> KvClient<Channel> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
+/// Status line's code, header lines and body of an HTTP/1.1 request.
+pub(crate) async fn http_at(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    soon("the response", stream.read_to_string(&mut response))
+        .await
+        .unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, head.to_ascii_lowercase(), body.to_owned())
+}
+
 /// Members as processes of their own, for tests that kill them.
 pub(crate) struct Processes {
     arguments: Vec<Vec<String>>,
@@ -539,6 +559,27 @@ impl Processes {
         let mut child = self.children[i].take().expect("the member runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    pub(crate) fn client_address(&self, i: usize) -> SocketAddr {
+        self.clients[i]
+    }
+
+    /// Memory that a member has to itself.
+    pub(crate) fn anonymous_bytes(&self, i: usize) -> u64 {
+        let child = self.children[i].as_ref().expect("the member runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().unwrap() << 10
+    }
+
+    /// A member's metrics page.
+    pub(crate) async fn metrics(&self, i: usize) -> String {
+        let (_, _, page) = http_at(self.clients[i], "GET", "/metrics").await;
+        page
     }
 
     pub(crate) fn kv(&self, i: usize) -> KvClient<Channel> {

@@ -85,6 +85,11 @@ pub enum Step {
     Set(u64, Node),
 }
 
+/// Peer URLs of all members together. The whole membership is one entry of the log, sent again with
+/// each change of any member, and stands in each checkpoint; members of sound clusters have some
+/// hundred bytes each.
+const URL_BYTES_MAX: usize = 1 << 20;
+
 /// Why nothing is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -154,7 +159,7 @@ impl View<'_> {
         if nodes.contains_key(&id) {
             return Err(Error::MemberExist.into());
         }
-        self.check_urls_free(id, peer_urls)?;
+        self.check_urls(id, peer_urls)?;
         if learner && self.learners() >= self.learners_max {
             return Err(Error::TooManyLearners.into());
         }
@@ -228,7 +233,7 @@ impl View<'_> {
 
     fn update(&self, id: u64, peer_urls: &[String]) -> Result<Step, Error> {
         let node = self.membership.get_node(&id).ok_or(Error::MemberNotFound)?;
-        self.check_urls_free(id, peer_urls)?;
+        self.check_urls(id, peer_urls)?;
         Ok(Step::Set(
             id,
             Node {
@@ -317,10 +322,14 @@ impl View<'_> {
         self.membership.nodes().count() - self.listed_voters().len()
     }
 
-    fn check_urls_free(&self, id: u64, peer_urls: &[String]) -> Result<(), Error> {
-        let mut others = self.membership.nodes().filter(|(other, _)| **other != id);
-        if others.any(|(_, node)| node.peer_urls.iter().any(|url| peer_urls.contains(url))) {
+    fn check_urls(&self, id: u64, peer_urls: &[String]) -> Result<(), Error> {
+        let others = || self.membership.nodes().filter(|(other, _)| **other != id);
+        let theirs = || others().flat_map(|(_, node)| &node.peer_urls);
+        if theirs().any(|url| peer_urls.contains(url)) {
             return Err(Error::PeerURLExist);
+        }
+        if theirs().chain(peer_urls).map(String::len).sum::<usize>() > URL_BYTES_MAX {
+            return Err(Error::RequestTooLarge);
         }
         Ok(())
     }

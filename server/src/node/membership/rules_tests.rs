@@ -286,3 +286,27 @@ fn an_update_changes_the_urls_of_one() {
         assert_eq!(step, Step::Set(4, node));
     }
 }
+
+#[test]
+fn the_urls_of_all_members_together_are_bounded() {
+    let cluster = Cluster::voters(3, 0);
+    let urls = |bytes: usize| vec![format!("http://{}:1", "m".repeat(bytes - 9))];
+    let change = |id, bytes| Change::Update {
+        id,
+        peer_urls: urls(bytes),
+    };
+    let refused = Err(Verdict::Refused(Error::RequestTooLarge));
+    assert_eq!(cluster.judge(&change(2, URL_BYTES_MAX)), refused);
+    let others = 2 * "http://m1:1".len();
+    assert_eq!(
+        cluster.judge(&change(2, URL_BYTES_MAX - others + 1)),
+        refused
+    );
+    assert!(cluster.judge(&change(2, URL_BYTES_MAX - others)).is_ok());
+    let add = Change::Add {
+        id: 9,
+        peer_urls: urls(URL_BYTES_MAX),
+        learner: true,
+    };
+    assert_eq!(cluster.judge(&add), refused);
+}
