@@ -497,8 +497,8 @@ mod tests {
         let (forwarder, forwarded) = forwarder();
         let (items, _queue) = mpsc::channel(1);
         let stream = Stream::new(2, items);
-        let (sender, answer) = oneshot::channel();
-        forwarded.insert(5, sender);
+        let (waiter, answer) = LocalWaiter::new(None);
+        forwarded.insert(5, waiter);
         let (asked, asked_answer) = oneshot::channel();
         if let Some(pending) = stream.pending.lock().as_mut() {
             pending.requests.insert(1, Request::Propose(5));

@@ -45,9 +45,9 @@ impl Caller {
         let reply = self
             .runtime
             .block_on(async { timeout(CALL_TIMEOUT, reply).await });
-        Ok(reply
+        reply
             .with_context(|| path.to_owned())?
-            .with_context(|| path.to_owned())?)
+            .with_context(|| path.to_owned())
     }
 
     pub(super) fn status(&mut self) -> anyhow::Result<StatusResponse> {
