@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod election;
+mod framed;
 pub mod header;
 pub mod health;
 pub mod http;
