@@ -322,8 +322,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         Ok(match append_result(response)? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(conflict)) => {
-                // Raft's core takes it for granted that there is something to be in conflict with.
-                plausible::check_conflict(rpc.prev_log_id, None, conflict)
+                // A heartbeat follows what the peer has acknowledged.
+                plausible::check_conflict(rpc.prev_log_id, rpc.prev_log_id, conflict)
                     .map_err(|reason| self.implausible(&reason))?;
                 AppendEntriesResponse::Conflict
             }
