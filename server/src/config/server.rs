@@ -89,6 +89,8 @@ impl Config {
                 .filter(|_| !member.grpc_keepalive_timeout.is_zero()),
             keepalive_timeout: on(member.grpc_keepalive_timeout).unwrap_or(Duration::from_secs(20)),
             connections_max,
+            cors: self.security.cors.clone(),
+            host_whitelist: self.security.host_whitelist.clone(),
         })
     }
 }

@@ -78,6 +78,10 @@ fn free_ports(count: usize) -> Vec<u16> {
         .collect()
 }
 
+pub(crate) fn free_port() -> u16 {
+    free_ports(1)[0]
+}
+
 fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
@@ -441,6 +445,8 @@ fn server_config(node: NodeConfig, peer_port: u16, client_port: u16) -> ServerCo
         keepalive_interval: None,
         keepalive_timeout: Duration::from_secs(20),
         connections_max: 10_000,
+        cors: vec![],
+        host_whitelist: vec![],
     }
 }
 
