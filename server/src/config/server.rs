@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::sections::{Config, InitialClusterState};
 use super::url::Url;
-use crate::node::config::{Discovery, NodeConfig};
+use crate::dns::Resolver;
+use crate::node::config::{Discovery, NodeConfig, SrvDiscovery};
 use crate::server::ServerConfig;
 use crate::transport::ListenAddress;
 
@@ -41,6 +42,11 @@ impl Config {
                 endpoints: clustering.discovery_endpoints.clone(),
                 dial_timeout: clustering.discovery_dial_timeout,
                 request_timeout: clustering.discovery_request_timeout,
+            }),
+            discovery_srv: (!clustering.discovery_srv.is_empty()).then(|| SrvDiscovery {
+                domain: clustering.discovery_srv.clone(),
+                service_name: clustering.discovery_srv_name.clone(),
+                resolver: Resolver::system(),
             }),
             join: clustering.initial_cluster_state == InitialClusterState::Existing,
             force_new_cluster: self.unsafe_.force_new_cluster,

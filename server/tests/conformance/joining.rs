@@ -1,6 +1,11 @@
 //! Who starts as a member of which cluster (contract 4.1).
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
+use simple_dns::rdata::{RData, SRV};
+use simple_dns::{CLASS, Name, Packet, RCODE, ResourceRecord};
+use tokio::net::UdpSocket;
 
 use crate::members::{list, update, voters};
 use crate::support::{Cluster, eventually, get, put, put_ok, range, range_ok, soon};
@@ -246,4 +251,113 @@ async fn members_find_each_other_by_discovery() {
     cluster.stop(1).await;
     cluster.restart(1).await;
     assert_eq!(range_ok(&mut cluster.kv(1), get("a")).await.count, 1);
+}
+
+/// A name server that knows the peers' ports; names are those of this machine.
+async fn name_server(records: Vec<(&'static str, u16)>) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut bytes = vec![0; 4096];
+        loop {
+            let (length, from) = socket.recv_from(&mut bytes).await.unwrap();
+            let question = Packet::parse(&bytes[..length]).unwrap();
+            let mut reply = Packet::new_reply(question.id());
+            let name = question.questions[0].qname.clone();
+            for (service, port) in &records {
+                if name.to_string() == format!("{service}._tcp.cluster.test") {
+                    let srv = SRV {
+                        priority: 0,
+                        weight: 0,
+                        port: *port,
+                        target: Name::new("localhost").unwrap(),
+                    };
+                    let record = ResourceRecord::new(name.clone(), CLASS::IN, 60, RData::SRV(srv));
+                    reply.answers.push(record);
+                }
+            }
+            if reply.answers.is_empty() {
+                *reply.rcode_mut() = RCODE::NameError;
+            }
+            reply.questions = question.questions.clone();
+            let reply = reply.build_bytes_vec().unwrap();
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    });
+    address
+}
+
+fn by_dns(config: &mut ServerConfig, server: SocketAddr, service_name: &str) {
+    config.node.initial_cluster = Vec::new();
+    config.node.discovery_srv = Some(SrvDiscovery {
+        domain: "cluster.test".to_owned(),
+        service_name: service_name.to_owned(),
+        resolver: Resolver::new(vec![server], 2, Duration::from_secs(5)),
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_find_each_other_by_dns() {
+    let mut cluster = Cluster::prepared(3, |_| {});
+    let port = |i: usize| {
+        let url = cluster.peer_urls(i).remove(0);
+        url.rsplit(':').next().unwrap().parse().unwrap()
+    };
+    let records = (0..3).map(|i| ("_etcd-server", port(i))).collect();
+    let server = name_server(records).await;
+    for i in 0..3 {
+        cluster.adjust(i, |config| by_dns(config, server, ""));
+    }
+    cluster.restart_together(&[0, 1, 2]).await;
+    put_ok(&mut cluster.kv(1), "a", "1").await;
+    for i in 0..3 {
+        assert_eq!(range_ok(&mut cluster.kv(i), get("a")).await.count, 1);
+    }
+    let names: BTreeSet<String> = eventually("all have told their names", async || {
+        let names: BTreeSet<String> =
+            list(&cluster, 0).await.into_iter().map(|member| member.name).collect();
+        (!names.contains("")).then_some(names)
+    })
+    .await;
+    assert_eq!(names, ["m0", "m1", "m2"].map(str::to_owned).into());
+}
+
+/// In the words of genuine etcd 3.7.1.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_make_no_cluster_are_refused() {
+    let mut cluster = Cluster::prepared(1, |_| {});
+    let own = cluster.peer_urls(0).remove(0);
+    let own_port: u16 = own.rsplit(':').next().unwrap().parse().unwrap();
+    let server = name_server(vec![
+        ("_etcd-server-other", 1),
+        ("_etcd-server-ssl-tls", own_port),
+    ])
+    .await;
+    let prefix = "error setting up initial cluster: ";
+    let missing = |service: &str| {
+        format!(
+            "error querying DNS SRV records for _{service} lookup _{service}._tcp.cluster.test on \
+             {server}: no such host"
+        )
+    };
+    for (service_name, text) in [
+        (
+            "none",
+            format!("{}\n{}", missing("etcd-server-ssl-none"), missing("etcd-server-none")),
+        ),
+        ("other", "cannot find local etcd member \"m0\" in SRV records".to_owned()),
+        (
+            "tls",
+            format!(
+                "error querying DNS SRV records for _etcd-server-ssl-tls bootstrap at \
+                 https://localhost:{own_port} from DNS for etcd-server-ssl-tls has scheme mismatch \
+                 with expected peer {own}\n{}",
+                missing("etcd-server-tls")
+            ),
+        ),
+    ] {
+        cluster.adjust(0, |config| by_dns(config, server, service_name));
+        let error = cluster.try_restart(0).await.expect_err(service_name);
+        assert_eq!(format!("{error:#}"), format!("{prefix}{text}"));
+    }
 }

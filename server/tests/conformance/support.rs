@@ -409,6 +409,7 @@ fn node_config(
         initial_cluster: initial_cluster.to_vec(),
         initial_cluster_token: "etcd-cluster".to_owned(),
         discovery: None,
+        discovery_srv: None,
         join: false,
         force_new_cluster: false,
         strict_reconfig_check: true,

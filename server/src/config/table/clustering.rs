@@ -177,7 +177,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-srv",
         Kind::Text,
         "",
-        Status::Refused,
+        Status::Implemented,
         "DNS srv domain used to bootstrap the cluster.",
     ),
     flag(
@@ -185,7 +185,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-srv-name",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Implemented,
         "Suffix to the dns srv name queried when bootstrapping.",
     ),
     flag(
