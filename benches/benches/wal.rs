@@ -23,6 +23,10 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use keelson::raft::wal::{MemoryDisk, Wal, WalEntry, WalOptions, open_file, open_sled};
 
+/// The member's allocator: sled takes 8 MiB for each segment it fills.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PAYLOAD: &[u8] = &[0x5a; 256];
 
 /// How far the log is durable.

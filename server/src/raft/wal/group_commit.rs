@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::api::{
     Done, LogPosition, PAYLOAD_BYTES_MAX, Recovered, SyncObserver, Wal, WalEntry, WalOptions,
@@ -33,6 +33,12 @@ const QUEUE_OPS_MAX: usize = 65_536;
 
 /// Bytes of one group, so that a backlog is reported in steps instead of after one long sync.
 const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// How long a group may wait for calls that are just being made: a tenth of a fast sync.
+const GATHER_MAX: Duration = Duration::from_micros(20);
+
+/// How long nothing new ends that wait.
+const GATHER_PAUSE: Duration = Duration::from_micros(2);
 
 /// Quiet time after which the commit is written on its own.
 const IDLE: Duration = Duration::from_millis(100);
@@ -135,6 +141,7 @@ impl GroupCommit {
             purged: recovered.purged,
             committed_written: recovered.committed,
             purging: recovered.purged.is_some(),
+            group_ops: 0,
             entries: 0,
             bytes: 0,
         };
@@ -312,6 +319,8 @@ struct Writer {
     purged: Option<LogPosition>,
     committed_written: Option<LogPosition>,
     purging: bool,
+    /// Calls in the last group.
+    group_ops: usize,
     /// Entries and bytes given to the backend since the last sync.
     entries: u64,
     bytes: u64,
@@ -359,7 +368,9 @@ impl Writer {
         let mut queue = self.shared.queue.lock();
         loop {
             if !queue.ops.is_empty() {
+                self.gather(&mut queue);
                 let group = take_group(&mut queue);
+                self.group_ops = group.len();
                 self.shared.room.notify_all();
                 return Next::Group(group);
             }
@@ -383,6 +394,25 @@ impl Writer {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits a moment while calls come in. Whoever waited for the last group calls again at once:
+    /// the first of them must not have a sync to itself and let the others wait for it.
+    fn gather(&self, queue: &mut MutexGuard<'_, Queue>) {
+        let started = Instant::now();
+        let mut seen = queue.ops.len();
+        while seen < self.group_ops && started.elapsed() < GATHER_MAX {
+            MutexGuard::unlocked(queue, || {
+                let pause = Instant::now();
+                while pause.elapsed() < GATHER_PAUSE {
+                    std::thread::yield_now();
+                }
+            });
+            if queue.ops.len() == seen {
+                break;
+            }
+            seen = queue.ops.len();
         }
     }
 
