@@ -177,8 +177,7 @@ impl Resolver {
             for server in &self.servers {
                 let (name, server) = (name.to_owned(), *server);
                 let asked = tokio::time::timeout(self.timeout, ask(server, &name)).await;
-                let timed_out =
-                    || std::io::Error::new(std::io::ErrorKind::TimedOut, "i/o timeout");
+                let timed_out = || std::io::Error::new(std::io::ErrorKind::TimedOut, "i/o timeout");
                 last_error = match asked.unwrap_or_else(|_| Err(timed_out())) {
                     Ok(Answer::Records(mut records)) => {
                         records.sort();

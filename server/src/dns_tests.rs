@@ -1,5 +1,5 @@
+use simple_dns::ResourceRecord;
 use simple_dns::rdata::SRV;
-use simple_dns::{ResourceRecord, header_buffer};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -20,7 +20,12 @@ fn answer(question: &[u8], rcode: RCODE, records: u16) -> Vec<u8> {
             port: 1000 + i,
             target: Name::new("host.example.test").unwrap(),
         };
-        packet.answers.push(ResourceRecord::new(name.clone(), CLASS::IN, 60, RData::SRV(srv)));
+        packet.answers.push(ResourceRecord::new(
+            name.clone(),
+            CLASS::IN,
+            60,
+            RData::SRV(srv),
+        ));
     }
     packet.build_bytes_vec().unwrap()
 }
@@ -63,7 +68,11 @@ async fn ask_at(servers: &[SocketAddr]) -> Result<Vec<Srv>, DnsError> {
 
 #[tokio::test]
 async fn records_are_given_in_the_order_of_their_priority() {
-    let address = server(|question| vec![answer(question, RCODE::NoError, 3)], |_| vec![]).await;
+    let address = server(
+        |question| vec![answer(question, RCODE::NoError, 3)],
+        |_| vec![],
+    )
+    .await;
     let records = ask_at(&[address]).await.unwrap();
     let ports: Vec<u16> = records.iter().map(|record| record.port).collect();
     assert_eq!(ports, [1002, 1001, 1000]);
@@ -74,7 +83,7 @@ async fn records_are_given_in_the_order_of_their_priority() {
 async fn an_answer_that_is_too_long_comes_over_tcp() {
     let truncated = |question: &[u8]| {
         let mut cut = answer(question, RCODE::NoError, 1);
-        header_buffer::set_flags(&mut cut, PacketFlag::TRUNCATION).unwrap();
+        cut[2] |= 0x02;
         vec![cut]
     };
     let address = server(truncated, |question| answer(question, RCODE::NoError, 90)).await;
@@ -100,12 +109,27 @@ async fn answers_to_others_are_not_heard() {
 
 #[tokio::test]
 async fn errors_have_gos_words_and_the_next_server_is_asked() {
-    let missing = server(|question| vec![answer(question, RCODE::NameError, 0)], |_| vec![]).await;
-    let empty = server(|question| vec![answer(question, RCODE::NoError, 0)], |_| vec![]).await;
-    let failing =
-        server(|question| vec![answer(question, RCODE::ServerFailure, 0)], |_| vec![]).await;
+    let missing = server(
+        |question| vec![answer(question, RCODE::NameError, 0)],
+        |_| vec![],
+    )
+    .await;
+    let empty = server(
+        |question| vec![answer(question, RCODE::NoError, 0)],
+        |_| vec![],
+    )
+    .await;
+    let failing = server(
+        |question| vec![answer(question, RCODE::ServerFailure, 0)],
+        |_| vec![],
+    )
+    .await;
     let silent = server(|_| vec![], |_| vec![]).await;
-    let sound = server(|question| vec![answer(question, RCODE::NoError, 2)], |_| vec![]).await;
+    let sound = server(
+        |question| vec![answer(question, RCODE::NoError, 2)],
+        |_| vec![],
+    )
+    .await;
     let name = NAME.trim_end_matches('.');
     for (address, text) in [
         (missing, "no such host"),
@@ -114,14 +138,25 @@ async fn errors_have_gos_words_and_the_next_server_is_asked() {
         (silent, "i/o timeout"),
     ] {
         let error = ask_at(&[address]).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("lookup {name} on {address}: {text}"));
+        assert_eq!(
+            error.to_string(),
+            format!("lookup {name} on {address}: {text}")
+        );
     }
     assert_eq!(ask_at(&[silent, failing, sound]).await.unwrap().len(), 2);
-    assert!(ask_at(&[missing, sound]).await.is_err(), "it is known not to be there");
+    assert!(
+        ask_at(&[missing, sound]).await.is_err(),
+        "it is known not to be there"
+    );
     let nobody = Resolver::new(vec![], 1, Duration::ZERO);
     assert!(nobody.srv("a", "b").await.is_err());
     let long = "a".repeat(64);
-    assert!(Resolver::new(vec![sound], 1, TIMEOUT_MAX).srv("a", &long).await.is_err());
+    assert!(
+        Resolver::new(vec![sound], 1, TIMEOUT_MAX)
+            .srv("a", &long)
+            .await
+            .is_err()
+    );
 }
 
 #[test]
@@ -134,7 +169,10 @@ fn the_systems_configuration_says_whom_to_ask() {
     let resolver = Resolver::configured(&path);
     let servers: Vec<String> = resolver.servers.iter().map(ToString::to_string).collect();
     assert_eq!(servers, ["10.0.0.1:53", "[::1]:53", "10.0.0.2:53"]);
-    assert_eq!((resolver.attempts, resolver.timeout), (ATTEMPTS_MAX, Duration::from_secs(1)));
+    assert_eq!(
+        (resolver.attempts, resolver.timeout),
+        (ATTEMPTS_MAX, Duration::from_secs(1))
+    );
     assert_eq!(
         resolver.candidates("_x._tcp.y"),
         ["_x._tcp.y.", "_x._tcp.y.a.test.", "_x._tcp.y.b.test."]

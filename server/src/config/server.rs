@@ -69,6 +69,8 @@ impl Config {
                 .filter(|interval| !interval.is_zero()),
             compact_hash_check_interval: Some(features.compact_hash_check_time)
                 .filter(|_| self.gates.is_on("CompactHashCheck")),
+            downgrade_check_interval: Some(features.downgrade_check_time)
+                .filter(|interval| !interval.is_zero()),
             warning_apply_duration: features.warning_apply_duration,
             unsafe_no_fsync: self.unsafe_.no_fsync,
         })

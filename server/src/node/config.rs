@@ -64,6 +64,8 @@ pub struct NodeConfig {
     pub corrupt_check_interval: Option<Duration>,
     /// How often the leader compares the hashes kept for compactions, if at all.
     pub compact_hash_check_interval: Option<Duration>,
+    /// How often the leader looks whether a downgrade is done, if at all.
+    pub downgrade_check_interval: Option<Duration>,
     /// Applying a request for longer is logged.
     pub warning_apply_duration: Duration,
     /// Turns fsync off: data is lost with the power.

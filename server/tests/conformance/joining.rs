@@ -1,10 +1,13 @@
 //! Who starts as a member of which cluster (contract 4.1).
 
+use keelson::dns::Resolver;
+use keelson::node::config::SrvDiscovery;
+use keelson::server::ServerConfig;
+use simple_dns::rdata::{RData, SRV};
+use simple_dns::{CLASS, Name, Packet, RCODE, ResourceRecord};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-use simple_dns::rdata::{RData, SRV};
-use simple_dns::{CLASS, Name, Packet, RCODE, ResourceRecord};
 use tokio::net::UdpSocket;
 
 use crate::members::{list, update, voters};
@@ -314,8 +317,11 @@ async fn members_find_each_other_by_dns() {
         assert_eq!(range_ok(&mut cluster.kv(i), get("a")).await.count, 1);
     }
     let names: BTreeSet<String> = eventually("all have told their names", async || {
-        let names: BTreeSet<String> =
-            list(&cluster, 0).await.into_iter().map(|member| member.name).collect();
+        let names: BTreeSet<String> = list(&cluster, 0)
+            .await
+            .into_iter()
+            .map(|member| member.name)
+            .collect();
         (!names.contains("")).then_some(names)
     })
     .await;
@@ -343,9 +349,16 @@ async fn records_that_make_no_cluster_are_refused() {
     for (service_name, text) in [
         (
             "none",
-            format!("{}\n{}", missing("etcd-server-ssl-none"), missing("etcd-server-none")),
+            format!(
+                "{}\n{}",
+                missing("etcd-server-ssl-none"),
+                missing("etcd-server-none")
+            ),
         ),
-        ("other", "cannot find local etcd member \"m0\" in SRV records".to_owned()),
+        (
+            "other",
+            "cannot find local etcd member \"m0\" in SRV records".to_owned(),
+        ),
         (
             "tls",
             format!(

@@ -429,6 +429,7 @@ fn node_config(
         initial_corrupt_check: false,
         corrupt_check_interval: None,
         compact_hash_check_interval: None,
+        downgrade_check_interval: Some(Duration::from_millis(200)),
         warning_apply_duration: Duration::from_millis(100),
         unsafe_no_fsync: false,
     }

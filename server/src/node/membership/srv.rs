@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::config::{InitialCluster, Scheme, Url, mismatch, same_addresses};
-use crate::dns::{DnsError, Resolver};
+use crate::dns::DnsError;
 use crate::node::config::{NodeConfig, SrvDiscovery};
 
 /// Why the records do not make a cluster.
@@ -146,20 +146,20 @@ async fn list(
     })?;
     let (mut members, mut unnamed, mut last_error) = (Vec::new(), 0, None);
     for record in records {
-        let target = format!("{}:{}", record.target, record.port);
+        // Records end in a dot, URLs do not.
+        let host = record.target.trim_end_matches('.');
+        let target = format!("{host}:{}", record.port);
         let address = match resolved(&target).await {
             Ok(address) => address,
             Err(source) => {
                 last_error = Some(SrvError::Target {
                     service: service.to_owned(),
-                    host: record.target,
+                    host: record.target.clone(),
                     source,
                 });
                 continue;
             }
         };
-        // Records end in a dot, URLs do not.
-        let host = record.target.trim_end_matches('.');
         let found = format!("{}://{host}:{}", text(scheme), record.port);
         match own.get(&address) {
             Some(expected) if expected.scheme() != scheme => {
@@ -189,7 +189,10 @@ fn text(scheme: Scheme) -> &'static str {
 /// The address that is dialled, an IPv4 one if there is any.
 async fn resolved(host_port: &str) -> std::io::Result<SocketAddr> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(host_port).await?.collect();
-    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    let first = addresses
+        .iter()
+        .find(|address| address.is_ipv4())
+        .or(addresses.first());
     let nothing = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such host");
     first.copied().ok_or_else(nothing)
 }
