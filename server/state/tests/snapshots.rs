@@ -315,7 +315,10 @@ fn a_downgrade_under_way_goes_on_where_the_file_is_restored() {
     let stored = br#"{"target-version":"3.6.0","enabled":true}"#;
     assert!(file.windows(stored.len()).any(|bytes| bytes == stored));
     let restored = restored(&file, 0);
-    let found = restored.state.reader().members(|members| members.downgrade().clone());
+    let found = restored
+        .state
+        .reader()
+        .members(|members| members.downgrade().clone());
     assert_eq!(found, downgrade);
 }
 
@@ -330,7 +333,9 @@ fn files_of_earlier_versions_come_back() {
         hash.copy_from_slice(&Sha256::digest(content));
     };
     let place = |file: &[u8], text: &[u8]| {
-        file.windows(text.len()).position(|bytes| bytes == text).unwrap()
+        file.windows(text.len())
+            .position(|bytes| bytes == text)
+            .unwrap()
     };
     let cluster = place(&file, b"clusterVersion3.7.0") + b"clusterVersion".len();
     let storage = place(&file, b"storageVersion3.7.0");
@@ -339,7 +344,10 @@ fn files_of_earlier_versions_come_back() {
         let value = storage + b"storageVersion".len();
         file[value..value + 5].copy_from_slice(version);
         rehash(&mut file);
-        assert_eq!(import(&file).unwrap().revision, member.state.reader().current_revision());
+        assert_eq!(
+            import(&file).unwrap().revision,
+            member.state.reader().current_revision()
+        );
     }
     // A key that nobody knows, in its place in the order.
     file[storage..storage + 14].copy_from_slice(b"storageVersioo");
@@ -351,8 +359,14 @@ fn files_of_earlier_versions_come_back() {
     let old = restored(&file, 0);
     for revision in [0, member.state.reader().current_revision() - 20] {
         let hash = hash_kv(&open(&file), revision).unwrap();
-        assert_eq!(hash.hash, old.state.reader().hash_kv(revision).unwrap().hash.hash);
-        assert_eq!(hash.hash, member.state.reader().hash_kv(revision).unwrap().hash.hash);
+        assert_eq!(
+            hash.hash,
+            old.state.reader().hash_kv(revision).unwrap().hash.hash
+        );
+        assert_eq!(
+            hash.hash,
+            member.state.reader().hash_kv(revision).unwrap().hash.hash
+        );
     }
     assert_same(&member, &old);
 }

@@ -256,6 +256,15 @@ async fn members_find_each_other_by_discovery() {
     assert_eq!(range_ok(&mut cluster.kv(1), get("a")).await.count, 1);
 }
 
+/// The one that was faster needs the vote of the other, which must not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_members_that_start_together_form_a_cluster() {
+    for _ in 0..8 {
+        let cluster = Cluster::start(2, |_| {}).await;
+        put_ok(&mut cluster.kv(1), "a", "1").await;
+    }
+}
+
 /// A name server that knows the peers' ports; names are those of this machine.
 async fn name_server(records: Vec<(&'static str, u16)>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
