@@ -171,6 +171,11 @@ impl Sink {
     pub(crate) fn send(&mut self, body: Bytes) -> Result<(), CallError> {
         Ok(self.0.send_data(body, false)?)
     }
+
+    /// Sends `body` (with its prefix) as the last message.
+    pub(crate) fn send_last(&mut self, body: Bytes) -> Result<(), CallError> {
+        Ok(self.0.send_data(body, true)?)
+    }
 }
 
 enum SourceState {

@@ -1,7 +1,8 @@
 //! Servers under test: start on ports of the system, readiness, restart, stop.
 //!
 //! Only processes that were started here are ever signalled, by the handle of the child; dropping
-//! a cluster kills them. Both programs get the same flags.
+//! a cluster kills them. Both programs get the same flags. A member that was stopped here counts no
+//! more until it is started again; one that ends by itself is an error.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -52,6 +53,10 @@ impl Program {
 pub(crate) struct Cluster {
     members: Vec<Member>,
     options: CompareOptions,
+    program: Program,
+    place: PathBuf,
+    /// `name=URL` of all members there ever were, as `--initial-cluster` wants them.
+    initial_cluster: Vec<String>,
 }
 
 struct Member {
@@ -74,41 +79,23 @@ impl Cluster {
         let count = usize::from(options.members);
         let ports = free_ports(2 * count)?;
         let (client_ports, peer_ports) = ports.split_at(count);
-        let initial_cluster: Vec<_> = (1..)
+        let names = (1..=count).map(|number| format!("m{number}"));
+        let initial_cluster: Vec<_> = names
+            .clone()
             .zip(peer_ports)
-            .map(|(number, port)| format!("m{number}=http://127.0.0.1:{port}"))
+            .map(|(name, port)| format!("{name}={}", url(*port)))
             .collect();
-        let mut members = Vec::new();
-        for (number, (client_port, peer_port)) in (1..).zip(client_ports.iter().zip(peer_ports)) {
-            let name = format!("m{number}");
-            let client_url = format!("http://127.0.0.1:{client_port}");
-            let peer_url = format!("http://127.0.0.1:{peer_port}");
-            let flags = [
-                ("--name", name.clone()),
-                ("--data-dir", place.join(&name).display().to_string()),
-                ("--listen-client-urls", client_url.clone()),
-                ("--advertise-client-urls", client_url),
-                ("--listen-peer-urls", peer_url.clone()),
-                ("--initial-advertise-peer-urls", peer_url),
-                ("--initial-cluster", initial_cluster.join(",")),
-                ("--quota-backend-bytes", QUOTA_BYTES.to_string()),
-                ("--log-level", "error".to_string()),
-            ];
-            members.push(Member {
-                program: program.clone(),
-                arguments: flags
-                    .into_iter()
-                    .flat_map(|(flag, value)| [flag.to_string(), value])
-                    .collect(),
-                endpoint: format!("127.0.0.1:{client_port}"),
-                log: place.join(format!("{name}.log")),
-                child: None,
-            });
-        }
         let mut cluster = Self {
-            members,
+            members: Vec::new(),
             options: options.clone(),
+            program: program.clone(),
+            place: place.to_owned(),
+            initial_cluster,
         };
+        for (name, (client_port, peer_port)) in names.zip(client_ports.iter().zip(peer_ports)) {
+            let member = cluster.member(&name, *client_port, *peer_port, "new");
+            cluster.members.push(member);
+        }
         cluster.spawn()?;
         Ok(cluster)
     }
@@ -120,9 +107,100 @@ impl Cluster {
         self.spawn()
     }
 
+    /// What both programs are told of a member.
+    fn member(&self, name: &str, client_port: u16, peer_port: u16, state: &str) -> Member {
+        let flags = [
+            ("--name", name.to_string()),
+            ("--data-dir", self.place.join(name).display().to_string()),
+            ("--listen-client-urls", url(client_port)),
+            ("--advertise-client-urls", url(client_port)),
+            ("--listen-peer-urls", url(peer_port)),
+            ("--initial-advertise-peer-urls", url(peer_port)),
+            ("--initial-cluster", self.initial_cluster.join(",")),
+            ("--initial-cluster-state", state.to_string()),
+            ("--quota-backend-bytes", QUOTA_BYTES.to_string()),
+            ("--log-level", "error".to_string()),
+        ];
+        Member {
+            program: self.program.clone(),
+            arguments: flags
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_string(), value])
+                .collect(),
+            endpoint: format!("127.0.0.1:{client_port}"),
+            log: self.place.join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
+    /// Prepares a member that joins, without starting it: its place in the cluster and its peer
+    /// URL, for MemberAdd.
+    pub(crate) fn prepare_member(&mut self) -> anyhow::Result<(usize, String)> {
+        let ports = free_ports(2)?;
+        let (&[client_port], &[peer_port]) = ports.split_at(1) else {
+            bail!("two ports were asked for");
+        };
+        let place = self.members.len();
+        let name = format!("m{}", place + 1);
+        self.initial_cluster
+            .push(format!("{name}={}", url(peer_port)));
+        let member = self.member(&name, client_port, peer_port, "existing");
+        self.members.push(member);
+        Ok((place, url(peer_port)))
+    }
+
+    /// Starts one member, without waiting for it.
+    pub(crate) fn start_member(&mut self, place: usize) -> anyhow::Result<()> {
+        self.options.pin_server()?;
+        let spawned = self.at(place).and_then(Member::spawn);
+        self.options.pin_driver()?;
+        spawned
+    }
+
+    /// Asks one member to end, without waiting for it.
+    pub(crate) fn terminate_member(&mut self, place: usize) -> anyhow::Result<()> {
+        self.at(place).map(|member| member.terminate())
+    }
+
+    /// Waits for the end of a member that was asked to end, or that ends by itself.
+    pub(crate) fn reap_member(&mut self, place: usize) -> anyhow::Result<()> {
+        self.at(place).and_then(Member::reap)
+    }
+
+    /// kill -9.
+    pub(crate) fn kill_member(&mut self, place: usize) -> anyhow::Result<()> {
+        self.at(place).map(Member::kill)
+    }
+
+    /// Waits until a member answers a linearizable read; says how long that took.
+    pub(crate) fn wait_for_member(&mut self, place: usize) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        self.at(place)?.wait(began)?;
+        Ok(began.elapsed())
+    }
+
+    fn at(&mut self, place: usize) -> anyhow::Result<&mut Member> {
+        self.members.get_mut(place).context("no such member")
+    }
+
+    /// Where the members that run listen, by place.
+    pub(crate) fn endpoint_list(&self) -> Vec<String> {
+        let running = self.members.iter().filter(|m| m.child.is_some());
+        running.map(|member| member.endpoint.clone()).collect()
+    }
+
+    pub(crate) fn endpoint(&self, place: usize) -> anyhow::Result<String> {
+        let member = self.members.get(place).context("no such member")?;
+        Ok(member.endpoint.clone())
+    }
+
     pub(crate) fn endpoints(&self) -> String {
-        let endpoints: Vec<_> = self.members.iter().map(|m| m.endpoint.as_str()).collect();
-        endpoints.join(",")
+        self.endpoint_list().join(",")
+    }
+
+    pub(crate) fn pid(&self, place: usize) -> anyhow::Result<String> {
+        let child = self.members.get(place).and_then(|m| m.child.as_ref());
+        Ok(child.context("the member does not run")?.id().to_string())
     }
 
     pub(crate) fn pids(&self) -> impl Iterator<Item = String> {
@@ -152,25 +230,12 @@ impl Cluster {
     fn spawn(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
         // A child inherits the core of the thread that starts it.
-        machine::pin_to(self.options.server_cpu)?;
+        self.options.pin_server()?;
         let spawned = self.members.iter_mut().try_for_each(Member::spawn);
-        machine::pin_to(self.options.driver_cpu)?;
+        self.options.pin_driver()?;
         spawned?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         for member in &mut self.members {
-            loop {
-                member.check()?;
-                let attempt = runtime.block_on(member.read());
-                match attempt {
-                    Ok(()) => break,
-                    Err(error) if began.elapsed() > READY_TIMEOUT => {
-                        return Err(error.context(format!("{} never served", member.endpoint)));
-                    }
-                    Err(_) => sleep(ATTEMPT_INTERVAL),
-                }
-            }
+            member.wait(began)?;
         }
         Ok(began.elapsed())
     }
@@ -190,6 +255,24 @@ impl Member {
         Ok(())
     }
 
+    /// Waits until it answers a linearizable read.
+    fn wait(&mut self, began: Instant) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        loop {
+            self.check()?;
+            let attempt = runtime.block_on(self.read());
+            match attempt {
+                Ok(()) => return Ok(()),
+                Err(error) if began.elapsed() > READY_TIMEOUT => {
+                    return Err(error.context(format!("{} never served", self.endpoint)));
+                }
+                Err(_) => sleep(ATTEMPT_INTERVAL),
+            }
+        }
+    }
+
     /// A linearizable read of a key that need not be there.
     async fn read(&self) -> anyhow::Result<()> {
         let read = async {
@@ -207,7 +290,7 @@ impl Member {
 
     fn check(&mut self) -> anyhow::Result<()> {
         let Some(child) = &mut self.child else {
-            bail!("{} is not running", self.program.name);
+            return Ok(());
         };
         match child.try_wait()? {
             None => Ok(()),
@@ -243,6 +326,14 @@ impl Member {
         bail!("{} did not end within {limit} s", self.program.name);
     }
 
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Fails only if it has ended, which is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     fn log_end(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -253,12 +344,12 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // Fails only if it has ended, which is what is wanted.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.kill();
     }
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
 }
 
 /// Ports that were free a moment ago, all different.

@@ -70,10 +70,13 @@ pub(crate) fn run_driver(
     cluster: &mut Cluster,
     options: &CompareOptions,
 ) -> anyhow::Result<Report> {
-    let mut driver = Command::new(std::env::current_exe()?)
-        .args(arguments)
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments);
+    if !options.unpinned {
+        command.arg(format!("--cpu={}", options.driver_cpu));
+    }
+    let mut driver = command
         .arg(format!("--endpoints={}", cluster.endpoints()))
-        .arg(format!("--cpu={}", options.driver_cpu))
         .arg("--json")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

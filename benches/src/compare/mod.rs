@@ -7,6 +7,8 @@
 //! | [`cluster`] | servers: start, readiness, restart, stop |
 //! | [`measure`] | one measurement: a fresh cluster, the driver, what it cost the server |
 //! | [`memory`] | a large load, a restart, and the memory in both states |
+//! | [`scenario`] | what an operator does to a cluster in use: snapshot, defragment, members |
+//! | [`traffic`] | clients that go on meanwhile, and what each of their calls met |
 //! | [`table`] | medians and ratios as Markdown |
 //!
 //! Every measurement starts from empty data directories, and the two programs take turns (A B,
@@ -17,7 +19,9 @@ mod cluster;
 mod measure;
 mod memory;
 pub(crate) mod options;
+mod scenario;
 mod table;
+mod traffic;
 mod workload;
 
 use std::fs;
@@ -30,8 +34,8 @@ use crate::compare::cluster::Program;
 use crate::compare::measure::Sample;
 use crate::compare::memory::MemorySample;
 use crate::compare::options::CompareOptions;
+use crate::compare::scenario::ScenarioSample;
 use crate::compare::workload::Workload;
-use crate::machine;
 
 /// `f_type` of a file system in memory.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -40,7 +44,7 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// everything that could be measured has been.
 pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
     let directory = WorkDirectory::create(&options.dir)?;
-    machine::pin_to(options.driver_cpu)?;
+    options.pin_driver()?;
     let programs = [
         Program::new("etcd", &options.etcd)?,
         Program::new("keelson", &options.keelson)?,
@@ -75,6 +79,9 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
     if !results.memory.is_empty() {
         println!("{}", table::memory(&results.memory));
     }
+    if !results.scenarios.is_empty() {
+        println!("{}", table::scenarios(&results.scenarios));
+    }
     if !failures.is_empty() {
         directory.keep();
         bail!("{} failed:\n{}", failures.len(), failures.join("\n"));
@@ -86,6 +93,7 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
 struct Results {
     samples: Vec<Sample>,
     memory: Vec<MemorySample>,
+    scenarios: Vec<ScenarioSample>,
 }
 
 impl Results {
@@ -101,6 +109,11 @@ impl Results {
                 let sample = memory::measure(program, options, place)?;
                 print_raw(&sample)?;
                 self.memory.push(sample);
+            }
+            Workload::Scenario(scenario) => {
+                let sample = scenario.measure(program, options, place)?;
+                print_raw(&sample)?;
+                self.scenarios.push(sample);
             }
             Workload::Load(load) => {
                 let sample = measure::measure(program, load, options, place)?;

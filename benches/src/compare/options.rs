@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::compare::workload::{LoadWorkload, Workload};
+use crate::machine;
 
 /// What to compare, and how long.
 #[derive(Args, Clone, Debug)]
@@ -19,8 +20,9 @@ pub(crate) struct CompareOptions {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub members: u8,
     /// Workloads, separated by commas: put-CLIENTS, range-CLIENTS, range-serializable-CLIENTS,
-    /// watch-CLIENTS, lease-CLIENTS, keepalive-CLIENTS, memory. Default for one member: put-1,
-    /// put-64, put-256, put-1000, range-64, range-serializable-64; for more: put-256.
+    /// watch-CLIENTS, lease-CLIENTS, keepalive-CLIENTS, memory, snapshot, restore, defrag, catchup,
+    /// leader-change, member-change. Default for one member: put-1, put-64, put-256, put-1000,
+    /// range-64, range-serializable-64; for more: put-256.
     #[arg(long, value_delimiter = ',')]
     pub workloads: Vec<Workload>,
     /// Measurements of each workload and program; the medians are compared.
@@ -44,9 +46,38 @@ pub(crate) struct CompareOptions {
     /// Core of the driver.
     #[arg(long, default_value_t = 1)]
     pub driver_cpu: usize,
+    /// Bind nothing to a core, as an operator would run it: servers and driver share all cores.
+    #[arg(long)]
+    pub unpinned: bool,
+    /// MiB of values in the store that snapshot, restore, defrag and catchup work on.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub store_mib: u64,
+    /// etcd's offline program, for restore.
+    #[arg(long)]
+    pub etcdutl: Option<PathBuf>,
+    /// Keelson's, for restore.
+    #[arg(long)]
+    pub keelctl: Option<PathBuf>,
 }
 
 impl CompareOptions {
+    /// Binds the calling thread, and what it starts, to the servers' core.
+    pub(crate) fn pin_server(&self) -> anyhow::Result<()> {
+        self.pin(self.server_cpu)
+    }
+
+    /// Binds the calling thread, and what it starts, to the driver's core.
+    pub(crate) fn pin_driver(&self) -> anyhow::Result<()> {
+        self.pin(self.driver_cpu)
+    }
+
+    fn pin(&self, cpu: usize) -> anyhow::Result<()> {
+        match self.unpinned {
+            true => Ok(()),
+            false => machine::pin_to(cpu),
+        }
+    }
+
     pub(crate) fn workloads(&self) -> Vec<Workload> {
         if !self.workloads.is_empty() {
             return self.workloads.clone();

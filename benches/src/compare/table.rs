@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::compare::measure::Sample;
 use crate::compare::memory::MemorySample;
 use crate::compare::options::CompareOptions;
+use crate::compare::scenario::ScenarioSample;
 use crate::machine::Memory;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -14,15 +15,17 @@ type MemoryRow = (&'static str, fn(&MemorySample) -> f64);
 
 /// How it was measured, and how much else went on.
 pub(crate) fn conditions(options: &CompareOptions, samples: &[Sample]) -> String {
+    let cores = match options.unpinned {
+        true => "members and driver on all cores".to_string(),
+        false => format!(
+            "all members on core {}, driver on core {}",
+            options.server_cpu, options.driver_cpu
+        ),
+    };
     let mut text = format!(
-        "{} member(s), all on core {}, driver on core {}, fsync on, values of {} B; medians of {} \
-         rounds of {} s, each with empty data directories.",
-        options.members,
-        options.server_cpu,
-        options.driver_cpu,
-        options.value_size,
-        options.rounds,
-        options.seconds
+        "{} member(s), {cores}, fsync on, values of {} B; medians of {} rounds of {} s, each with \
+         empty data directories.",
+        options.members, options.value_size, options.rounds, options.seconds
     );
     if !samples.is_empty() {
         let worst = samples.iter().map(|s| s.other_busy).fold(0.0, f64::max);
@@ -69,6 +72,39 @@ pub(crate) fn rates(samples: &[Sample]) -> String {
             number(etcd_cpu, 1),
             number(keelson_cpu, 1),
             ratio(keelson_cpu, etcd_cpu),
+        );
+    }
+    text
+}
+
+/// What the scenarios found; one row per figure, in the order measured.
+pub(crate) fn scenarios(samples: &[ScenarioSample]) -> String {
+    let mut text =
+        String::from("| scenario | figure | etcd | keelson | ratio |\n|---|---|--:|--:|--:|\n");
+    let mut rows: Vec<(&str, &str)> = Vec::new();
+    for sample in samples {
+        for figure in &sample.figures {
+            let row = (sample.scenario, figure.name);
+            if !rows.contains(&row) {
+                rows.push(row);
+            }
+        }
+    }
+    for (scenario, name) in rows {
+        let column = |program: &str| {
+            let of_both = samples.iter().filter(|sample| sample.scenario == scenario);
+            let samples = of_both.filter(|sample| sample.program == program);
+            let figures = samples.flat_map(|sample| &sample.figures);
+            let of_name = figures.filter(|figure| figure.name == name);
+            median(of_name.map(|figure| figure.value))
+        };
+        let (etcd, keelson) = (column("etcd"), column("keelson"));
+        let _ = writeln!(
+            text,
+            "| {scenario} | {name} | {} | {} | {} |",
+            number(etcd, 2),
+            number(keelson, 2),
+            ratio(keelson, etcd)
         );
     }
     text

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::compare::options::CompareOptions;
+use crate::compare::scenario::Scenario;
 
 /// Keys that reads choose from, all written before.
 const READ_KEYS: u64 = 10_000;
@@ -17,6 +18,8 @@ pub(crate) enum Workload {
     Load(LoadWorkload),
     /// Memory after a large load and after a restart.
     Memory,
+    /// What an operator does to a cluster that is in use.
+    Scenario(Scenario),
 }
 
 /// A load of the driver.
@@ -86,6 +89,9 @@ impl FromStr for Workload {
         if text == "memory" {
             return Ok(Self::Memory);
         }
+        if let Some(scenario) = Scenario::named(text) {
+            return Ok(Self::Scenario(scenario));
+        }
         let unknown = || format!("{text} is no workload; one is put-64, for example");
         let (name, clients) = text.rsplit_once('-').ok_or_else(unknown)?;
         let clients = clients.parse().map_err(|_| unknown())?;
@@ -108,6 +114,7 @@ impl fmt::Display for Workload {
         match self {
             Self::Load(load) => load.fmt(f),
             Self::Memory => f.write_str("memory"),
+            Self::Scenario(scenario) => f.write_str(scenario.name()),
         }
     }
 }
@@ -143,6 +150,7 @@ mod tests {
             "lease-8",
             "keepalive-3",
             "memory",
+            "leader-change",
         ] {
             assert_eq!(name.parse::<Workload>().unwrap().to_string(), name);
         }

@@ -10,7 +10,7 @@
 mod lease;
 pub(crate) mod options;
 mod run;
-mod template;
+pub(crate) mod template;
 mod unary;
 mod watch;
 

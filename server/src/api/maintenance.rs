@@ -1,9 +1,7 @@
 //! The Maintenance service (contract 2.10).
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
@@ -18,6 +16,7 @@ use openraft::LogIdOptionExt as _;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
+use super::framed::FramedBody;
 use super::header::Header;
 use super::{metadata, snapshot};
 use crate::node::Node;
@@ -61,7 +60,8 @@ impl MaintenanceService {
     }
 }
 
-type Snapshots = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+/// Its messages are framed already.
+type Snapshots = futures::stream::Empty<Result<SnapshotResponse, Status>>;
 
 #[tonic::async_trait]
 impl maintenance_server::Maintenance for MaintenanceService {
@@ -185,12 +185,9 @@ impl maintenance_server::Maintenance for MaintenanceService {
             .try_acquire_owned()
             .map_err(|_| Error::RequestTooManyRequests)?;
         let file = self.node.snapshot_file().await?;
-        Ok(Response::new(Box::pin(snapshot::stream(
-            place,
-            file,
-            guard,
-            self.node.reader().clone(),
-        ))))
+        let reader = self.node.reader().clone();
+        let body = snapshot::body(place, file, guard, reader);
+        Ok(FramedBody::response(body))
     }
 
     async fn move_leader(

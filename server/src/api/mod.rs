@@ -7,6 +7,7 @@
 pub mod access;
 pub mod cluster;
 pub mod election;
+mod framed;
 pub mod header;
 pub mod health;
 pub mod http;

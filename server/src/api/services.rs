@@ -34,7 +34,7 @@ use super::lease::LeaseService;
 use super::lock::LockService;
 use super::maintenance::MaintenanceService;
 use super::watch::WatchService;
-use super::{GRPC_OVERHEAD_BYTES, SEND_BYTES_MAX, too_large};
+use super::{GRPC_OVERHEAD_BYTES, SEND_BYTES_MAX, framed, too_large};
 use crate::node::Node;
 
 /// All services. Cheap to clone.
@@ -112,7 +112,7 @@ impl Routes {
                 Box::pin(std::future::ready(Ok(status.into_http())))
             }
         };
-        response.map_ok(too_large::reword)
+        response.map_ok(|response| framed::unwrap(too_large::reword(response)))
     }
 }
 

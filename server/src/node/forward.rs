@@ -5,11 +5,14 @@
 //!   back for it is an error, or the index.
 //! - When the stream breaks, every request on it is told at once. Clients of a leader that died do
 //!   not wait out the request timeout (contract 9).
+//! - A leader that has handed over is still there: for a moment its stream may say which proposals
+//!   were applied, and which it never took.
 //! - A stream that was given up sends nothing any more: what its requests were told would be wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use keelson_proto::error::Error;
@@ -34,6 +37,9 @@ const QUEUE_MAX: usize = 16 * 1024;
 const ITEMS_MAX: usize = 1024;
 /// Bytes of proposals in one message, unless a single one is larger.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// How long proposals may wait for a leader that leads no more: it answers at once if it lives, and
+/// if it has died the stream breaks by itself. Only one that hangs takes as long as this.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 /// Messages that are encoded and not yet taken by the transport.
 const MESSAGES_MAX: usize = 4;
 
@@ -90,6 +96,16 @@ impl Stream {
             }
             None => false,
         }
+    }
+}
+
+impl Stream {
+    /// Whether nothing that was sent waits for its answer.
+    fn is_settled(&self) -> bool {
+        let pending = self.pending.lock();
+        pending
+            .as_ref()
+            .is_none_or(|pending| !pending.open || pending.requests.is_empty())
     }
 }
 
@@ -193,14 +209,15 @@ impl Forwarder {
             .await
     }
 
-    /// The stream to a leader that is known to be gone is given up, and with it what waits on it.
+    /// The stream to a leader that leads no more takes nothing new. Its proposals have a moment to
+    /// be settled, all else that waits is told at once.
     pub fn leader_changed(&self, leader: Option<u64>) {
         let gone = {
             let mut current = self.inner.stream.lock();
             current.take_if(|stream| Some(stream.leader) != leader)
         };
         if let Some(stream) = gone {
-            self.inner.give_up(&stream);
+            self.inner.retire(stream);
         }
     }
 
@@ -258,7 +275,7 @@ impl Forwarder {
         let replaced = current.replace(stream.clone());
         drop(current);
         if let Some(replaced) = replaced {
-            self.inner.give_up(&replaced);
+            self.inner.retire(replaced);
         }
         tokio::spawn(run_stream(
             Arc::clone(&self.inner),
@@ -380,6 +397,35 @@ impl Inner {
         }
     }
 
+    /// Lets proposals that may have been sent be settled; gives the rest up.
+    fn retire(self: &Arc<Self>, stream: Stream) {
+        let asked: Vec<Request> = match stream.pending.lock().as_mut() {
+            Some(pending) if pending.open => {
+                let asked = pending
+                    .requests
+                    .extract_if(|_, request| matches!(request, Request::Ask(_)));
+                asked.map(|(_, request)| request).collect()
+            }
+            _ => Vec::new(),
+        };
+        for request in asked {
+            if let Request::Ask(sender) = request {
+                drop(sender.send(Err(ForwardError::Lost)));
+            }
+        }
+        if stream.is_settled() {
+            self.give_up(&stream);
+            return;
+        }
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stream.given_up.cancelled() => {}
+                () = tokio::time::sleep(SETTLE_TIME) => inner.give_up(&stream),
+            }
+        });
+    }
+
     fn give_up(&self, stream: &Stream) {
         stream.given_up.cancel();
         let Some(pending) = stream.pending.lock().take() else {
@@ -436,13 +482,44 @@ mod tests {
             assert!(stream.open());
         }
         *forwarder.inner.stream.lock() = Some(stream.clone());
+        let began = tokio::time::Instant::now();
         forwarder.leader_changed(None);
+        let told = answer.await.unwrap().err().unwrap();
+        let waited = if open { SETTLE_TIME } else { Duration::ZERO };
+        assert_eq!(began.elapsed().as_millis() / 10, waited.as_millis() / 10);
         assert!(stream.given_up.is_cancelled());
         assert!(!stream.open(), "sends after its requests were told");
-        answer.await.unwrap().err().unwrap()
+        told
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_handed_over_may_still_answer() {
+        let (forwarder, forwarded) = forwarder();
+        let (items, _queue) = mpsc::channel(1);
+        let stream = Stream::new(2, items);
+        let (waiter, answer) = LocalWaiter::new(None);
+        forwarded.insert(5, waiter);
+        let (asked, asked_answer) = oneshot::channel();
+        if let Some(pending) = stream.pending.lock().as_mut() {
+            pending.requests.insert(1, Request::Propose(5));
+            pending.requests.insert(2, Request::Ask(asked));
+        }
+        assert!(stream.open());
+        *forwarder.inner.stream.lock() = Some(stream.clone());
+        forwarder.leader_changed(Some(3));
+        assert!(matches!(asked_answer.await, Ok(Err(ForwardError::Lost))));
+        assert!(!stream.given_up.is_cancelled());
+        let refused = crate::raft::waiters::to_proto(ProposeError::Definite(Error::NotLeader));
+        let result = keelsonpb::ForwardResult {
+            id: 1,
+            result: Some(forward_result::Result::Error(refused)),
+        };
+        forwarder.inner.answer(&stream, result);
+        let told = answer.await.unwrap().err();
+        assert_eq!(told, Some(ProposeError::Definite(Error::NotLeader)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_stream_that_was_given_up_sends_nothing() {
         assert_eq!(told(false).await, ProposeError::Definite(Error::NotLeader));
         assert_eq!(

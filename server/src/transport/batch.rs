@@ -26,6 +26,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const COLLECTED_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the buffer that an idle connection keeps.
 const KEPT_BYTES_MAX: usize = 4 << 10;
+/// A write from which on a whole buffer is taken at once: more of the kind will follow, and a buffer
+/// that grew with them would be copied each time.
+const LARGE_WRITE_BYTES: usize = 8 << 10;
 
 /// A connection's bytes, written in batches. Clones are the same connection.
 pub(super) struct Batched<T>(Arc<Mutex<Collected<T>>>);
@@ -56,7 +59,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
 
     /// Sends what is collected.
     fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().poll_send(cx)
+        let mut collected = self.0.lock();
+        ready!(collected.poll_send(cx))?;
+        if collected.bytes.capacity() > KEPT_BYTES_MAX {
+            collected.bytes = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -68,9 +76,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Collected<T> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.bytes.advance(sent);
-        }
-        if self.bytes.capacity() > KEPT_BYTES_MAX {
-            self.bytes = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -86,6 +91,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Collected<T> {
             if len > COLLECTED_BYTES_MAX {
                 return Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
             }
+        }
+        if len >= LARGE_WRITE_BYTES {
+            self.bytes
+                .reserve(COLLECTED_BYTES_MAX - self.bytes.len().min(COLLECTED_BYTES_MAX));
         }
         for slice in slices {
             self.bytes.extend_from_slice(slice);

@@ -152,6 +152,9 @@ pub(crate) struct Core {
     /// Counts the checkpoints we began to receive: only the latest may be installed.
     pub(crate) install_attempt: u64,
     pub(crate) poisoned: bool,
+    /// Files without a name that others may still read. The last close of one gives its space back,
+    /// which takes long, so that it happens here and not where someone waits.
+    pub(crate) retired: Vec<Arc<StoreFile>>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -329,14 +332,22 @@ impl Core {
         let old = std::mem::replace(&mut self.files, files);
         self.position = Some(position);
         self.publish();
+        self.close_retired();
         let kept = self.files.numbers();
         for (_, file, _) in old
             .all()
             .filter(|(_, file, _)| !kept.contains(&file.number))
         {
             discard("remove", &file.path, self.disk.remove(&file.path));
+            self.retired.push(Arc::clone(file));
         }
         Ok(())
+    }
+
+    /// Closes the files that nobody reads any more. Whether some are still read.
+    pub(crate) fn close_retired(&mut self) -> bool {
+        self.retired.retain(|file| Arc::strong_count(file) > 1);
+        !self.retired.is_empty()
     }
 
     /// Writes and renames a manifest: the commit point of everything.

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -17,6 +18,9 @@ use super::table::Shared;
 
 /// Who may wait for one checkpoint: raft asks one at a time, a few Defragment calls may join.
 const WAITERS_MAX: usize = 1024;
+
+/// How often files that are read still are looked at: their space is wanted back, but not urgently.
+const RETIRED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Called with the result, on the keeper thread; must not block.
 pub type Done = Box<dyn FnOnce(Result<Arc<Checkpoint>, StoreError>) + Send>;
@@ -99,6 +103,18 @@ impl KeeperHandle {
         self.keeper.rewrite(Rewrite::All)
     }
 
+    /// Number of files that were replaced and are not closed.
+    #[cfg(test)]
+    pub(crate) fn retired(&self) -> usize {
+        self.keeper.core.lock().retired.len()
+    }
+
+    /// Closes what nobody reads any more, as the thread does now and then.
+    #[cfg(test)]
+    pub(crate) fn close_retired(&self) -> bool {
+        self.keeper.core.lock().close_retired()
+    }
+
     /// The newest durable checkpoint, none before the first.
     pub fn current(&self) -> Option<Arc<Checkpoint>> {
         self.keeper.shared.current.load_full()
@@ -113,7 +129,10 @@ impl KeeperHandle {
     /// Makes a received checkpoint durably ours. Blocks until the keeper's current work is done.
     /// The store goes on with the old state until [`Store::replace`](super::Store::replace).
     pub fn install(&self, received: Received) -> Result<Installed, StoreError> {
-        self.keeper.core.lock().install(received)
+        let installed = self.keeper.core.lock().install(received);
+        // It looks after the files that were replaced.
+        self.keeper.wake.notify_one();
+        installed
     }
 
     /// Stops the thread after what it is doing. What waits gets [`StoreError::ShutDown`].
@@ -159,23 +178,41 @@ impl KeeperHandle {
     }
 }
 
+/// Why the thread goes on.
+enum Wake {
+    Stop,
+    Work(Pending),
+    Look,
+}
+
 impl Keeper {
     fn run(&self) {
-        while let Some(pending) = self.wait() {
-            self.serve(pending);
+        loop {
+            let looks_again = self.core.lock().close_retired();
+            match self.wait(looks_again) {
+                Wake::Stop => return,
+                Wake::Work(pending) => self.serve(pending),
+                Wake::Look => {}
+            }
         }
     }
 
-    fn wait(&self) -> Option<Pending> {
+    /// Waits for work, or for the time to look after retired files again.
+    fn wait(&self, looks_again: bool) -> Wake {
         let mut pending = self.pending.lock();
-        loop {
-            if pending.stop {
-                return None;
+        if pending.frozen.is_none() && !pending.stop {
+            if looks_again {
+                let _timed_out = self.wake.wait_for(&mut pending, RETIRED_INTERVAL);
+            } else {
+                self.wake.wait(&mut pending);
             }
-            if pending.frozen.is_some() {
-                return Some(std::mem::take(&mut *pending));
-            }
-            self.wake.wait(&mut pending);
+        }
+        if pending.stop {
+            Wake::Stop
+        } else if pending.frozen.is_some() {
+            Wake::Work(std::mem::take(&mut *pending))
+        } else {
+            Wake::Look
         }
     }
 

@@ -18,6 +18,10 @@ use super::record::RecordHeader;
 /// goes through all of them.
 const SEGMENT_CHUNKS_MAX: usize = 256;
 
+/// Bytes after which a file being written is synced: what one sync of many would bring to the disk at
+/// once, a sync of the log that comes meanwhile would wait for.
+const SYNC_BYTES: u64 = 8 << 20;
+
 /// An open file of the store.
 pub(crate) struct StoreFile {
     pub(crate) number: u64,
@@ -256,8 +260,8 @@ pub(crate) struct SegmentWriter<'a> {
     builder: ChunkBuilder,
     /// The last of `segments` takes more chunks.
     open: bool,
-    /// The last of `segments` has bytes that are not synced.
-    dirty: bool,
+    /// Bytes of the last of `segments` that are not synced.
+    dirty_bytes: u64,
 }
 
 impl<'a> SegmentWriter<'a> {
@@ -285,7 +289,7 @@ impl<'a> SegmentWriter<'a> {
             segments,
             builder,
             open,
-            dirty: false,
+            dirty_bytes: 0,
         }
     }
 
@@ -307,10 +311,10 @@ impl<'a> SegmentWriter<'a> {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
-        if let Some(last) = self.segments.last().filter(|_| self.dirty) {
+        if let Some(last) = self.segments.last().filter(|_| self.dirty_bytes > 0) {
             sync(&last.file)?;
         }
-        self.dirty = false;
+        self.dirty_bytes = 0;
         Ok(())
     }
 
@@ -329,13 +333,16 @@ impl<'a> SegmentWriter<'a> {
         let Some(segment) = self.segments.last_mut() else {
             return Ok(());
         };
-        self.dirty = true;
         let len = encoded.bytes.len() as u64;
+        self.dirty_bytes += len;
         write_all(&segment.file, &encoded.bytes, segment.len)?;
         let chunk = Arc::new(encoded.place(&segment.file, segment.len));
         segment.chunks.push(SegmentChunk::new(chunk));
         segment.len += len;
         self.open = !segment.is_sealed(self.seal_bytes);
+        if self.dirty_bytes >= SYNC_BYTES {
+            self.sync()?;
+        }
         Ok(())
     }
 }

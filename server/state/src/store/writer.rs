@@ -140,6 +140,7 @@ impl Store {
             sequence: 0,
             install_attempt: 0,
             poisoned: false,
+            retired: Vec::new(),
             shared: shared.clone(),
         };
         match &manifest {

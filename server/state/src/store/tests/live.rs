@@ -54,3 +54,28 @@ fn what_was_alive_is_shown_whatever_happens_and_tails_are_let_go() {
     drop(harness);
     assert_eq!(revisions(&records), (expected.clone(), expected));
 }
+
+#[test]
+fn a_replaced_file_is_closed_by_the_keeper_whoever_read_it_last() {
+    let disk = SimDisk::new();
+    let mut harness = Harness::open(&disk).unwrap();
+    for main in 2..40 {
+        harness.append(main, 0, "k", 20);
+    }
+    let keeper = harness.store.keeper();
+    let first = harness.store.freeze(position(1, 39));
+    keeper.checkpoint_now(&first).unwrap();
+    let reader = harness.store.reader();
+    let held = reader.handle(Revision::new(9, 0)).unwrap();
+    harness.mark_dead(&[Revision::new(5, 0)]);
+    let frozen = harness.store.freeze(position(2, 39));
+    keeper.defragment_now(&frozen).unwrap();
+    drop((first, frozen));
+    let read = held.read().unwrap();
+    assert!(keeper.close_retired(), "a file that is read was closed");
+    drop((held, read));
+    let retired = keeper.retired();
+    assert!(retired > 0, "the reader has closed it");
+    assert!(!keeper.close_retired());
+    assert_eq!(keeper.retired(), 0);
+}
