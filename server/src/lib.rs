@@ -17,6 +17,7 @@
 
 pub mod api;
 pub mod config;
+pub mod dns;
 pub mod logging;
 pub mod metrics;
 pub mod node;

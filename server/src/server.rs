@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer as _;
 
+use crate::api::access::Access;
 use crate::api::http::{HttpService, Metrics};
 use crate::api::services::Services;
 use crate::metrics::grpc::{GrpcMetrics, GrpcMetricsLayer};
@@ -21,9 +22,9 @@ use crate::node::Node;
 use crate::node::config::NodeConfig;
 use crate::node::membership::join::Removed;
 use crate::node::start::NodeObservers;
+use crate::transport::http::{Handled, text};
 use crate::transport::{
     CLIENT_HEADER_TIMEOUT, Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve,
-    text,
 };
 
 /// How long clients that stay connected may hold up a stop. Their requests have been answered, or
@@ -56,6 +57,10 @@ pub struct ServerConfig {
     pub keepalive_timeout: Duration,
     /// Client connections at a time.
     pub connections_max: usize,
+    /// Browsers' origins that may ask over HTTP; none, or `*` among them, are all.
+    pub cors: Vec<String>,
+    /// Hosts that HTTP requests may name, as above.
+    pub host_whitelist: Vec<String>,
 }
 
 /// A running server.
@@ -94,9 +99,10 @@ impl Server {
             connections: Arc::new(Semaphore::new(config.connections_max)),
             arriving: Arc::default(),
         };
-        let http = HttpService::new(Arc::clone(&ready), metrics);
+        let access = Access::new(config.cors, config.host_whitelist);
+        let http = HttpService::new(Arc::clone(&ready), metrics, access);
         for listener in bind_all(&config.listen_metrics, "metrics").await? {
-            let service = http.clone().metrics_only();
+            let service = Handled(http.clone().metrics_only());
             let dispatch = Dispatch::new(NoGrpc, 0, service);
             let serving = serve(
                 listener,
@@ -152,7 +158,7 @@ impl Server {
             let service = Dispatch::new(
                 grpc.clone(),
                 message_bytes_max,
-                http.clone().enabled(serve_http),
+                Handled(http.clone().enabled(serve_http)),
             );
             let serving = serve(
                 listener,
@@ -164,7 +170,7 @@ impl Server {
             connections.spawn(serving);
         }
         for listener in http_only {
-            let service = Dispatch::new(NoGrpc, 0, http.clone());
+            let service = Dispatch::new(NoGrpc, 0, Handled(http.clone()));
             let serving = serve(
                 listener,
                 service,

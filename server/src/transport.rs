@@ -7,6 +7,7 @@
 mod arriving;
 mod batch;
 pub(crate) mod boundaries;
+pub mod http;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,8 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
+use ::http::{Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -33,6 +33,7 @@ use tower::Service;
 use self::arriving::ConnectionBytes;
 pub use self::arriving::{Arriving, ArrivingBytes};
 use self::batch::{Batched, Flushing};
+use self::http::text;
 
 /// What tells HTTP/1 from HTTP/2, or a TLS handshake, must be there within this time (contract 10.3):
 /// a connection that says nothing would keep its place among the connections for ever.
@@ -425,7 +426,7 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let http2 = request.version() == http::Version::HTTP_2;
+        let http2 = request.version() == Version::HTTP_2;
         let grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -446,19 +447,6 @@ where
             (false, _) => DispatchFuture::Http(Box::pin(self.http.call(request))),
         }
     }
-}
-
-/// A plain text response.
-#[must_use]
-pub fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
-    let body = http_body_util::Full::new(bytes::Bytes::from(body.into()));
-    let mut response = Response::new(Body::new(body.map_err(|never| match never {})));
-    *response.status_mut() = status;
-    let content_type = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
-    response
 }
 
 #[cfg(test)]

@@ -1,21 +1,22 @@
 //! The HTTP endpoints of the client port and of the metrics URLs (contract 6.2).
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use keelson_proto::etcdserverpb::{AlarmType, RangeRequest};
 use tonic::body::Body;
-use tower::Service;
 
+use super::access::Access;
 use crate::node::Node;
-use crate::transport::text;
+use crate::transport::http::{Handler, cleaned, json, not_found, only_get, text, typed};
 
 /// Renders the metrics page.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// How Prometheus calls its text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// The handlers. Before the member has joined there is no node; the metrics URLs answer all the
 /// same (contract 4.2).
@@ -23,8 +24,8 @@ pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct HttpService {
     node: Arc<std::sync::OnceLock<Arc<Node>>>,
     metrics: Metrics,
-    /// Only metrics and health, as on the metrics URLs.
-    metrics_only: bool,
+    /// Absent on the metrics URLs, which answer anybody, and only metrics and health.
+    access: Option<Arc<Access>>,
     /// Off where another port serves HTTP.
     enabled: bool,
 }
@@ -32,11 +33,15 @@ pub struct HttpService {
 impl HttpService {
     /// Handlers of a client port.
     #[must_use]
-    pub fn new(node: Arc<std::sync::OnceLock<Arc<Node>>>, metrics: Metrics) -> Self {
+    pub fn new(
+        node: Arc<std::sync::OnceLock<Arc<Node>>>,
+        metrics: Metrics,
+        access: Access,
+    ) -> Self {
         Self {
             node,
             metrics,
-            metrics_only: false,
+            access: Some(Arc::new(access)),
             enabled: true,
         }
     }
@@ -51,41 +56,43 @@ impl HttpService {
     #[must_use]
     pub fn metrics_only(self) -> Self {
         Self {
-            metrics_only: true,
+            access: None,
             ..self
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+    async fn page(&self, request: &Request<Incoming>) -> Response<Body> {
+        if let Some(elsewhere) = cleaned(request) {
+            return elsewhere;
+        }
         let path = request.uri().path();
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let get = matches!(*request.method(), Method::GET | Method::HEAD);
-        match path {
-            _ if !self.enabled => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-            "/metrics" if get => metrics((self.metrics)()),
-            "/health" if !get => {
-                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
-                response
-                    .headers_mut()
-                    .insert(header::ALLOW, HeaderValue::from_static("GET"));
-                response
-            }
-            "/health" => self.health(&query).await,
-            "/version" if get && !self.metrics_only => self.version(),
-            "/debug/vars" if get && !self.metrics_only => debug_vars(),
+        let only_metrics = self.access.is_none();
+        let page = match path {
+            // Whatever the method, as Prometheus' handler has it.
+            "/metrics" => return typed(METRICS_TYPE, (self.metrics)()),
+            "/health" => Page::Health,
+            "/version" if !only_metrics => Page::Version,
+            "/debug/vars" if !only_metrics => Page::Vars,
             _ => match probe(path) {
-                Some((probe, check)) if get => self.probe(probe, check, &query).await,
-                _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+                Some((probe, check)) => Page::Probe(probe, check),
+                None => return not_found(),
             },
+        };
+        if request.method() != Method::GET {
+            return only_get();
+        }
+        match page {
+            Page::Health => self.health(&query).await,
+            Page::Version => self.version(),
+            Page::Vars => debug_vars(),
+            Page::Probe(probe, check) => self.probe(probe, check, &query).await,
         }
     }
 
     fn version(&self) -> Response<Body> {
         let decided = self.node.get().and_then(|node| node.cluster_version());
-        json_text(
-            StatusCode::OK,
-            crate::node::version_json(decided.as_deref()),
-        )
+        json(crate::node::version_json(decided.as_deref()))
     }
 
     async fn health(&self, query: &Query) -> Response<Body> {
@@ -97,17 +104,11 @@ impl HttpService {
         if let Some(node) = self.node.get() {
             node.metrics().health(healthy);
         }
-        let status = if healthy {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
         let body = serde_json::json!({ "health": healthy.to_string(), "reason": reason });
         if healthy {
-            json(status, &body)
+            typed("text/plain; charset=utf-8", body.to_string())
         } else {
-            // Go's `http.Error`: plain text that ends in a newline.
-            text(status, format!("{body}\n"))
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
         }
     }
 
@@ -151,19 +152,33 @@ impl HttpService {
     }
 }
 
-impl Service<Request<Incoming>> for HttpService {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+impl Handler for HttpService {
+    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+        if !self.enabled {
+            return not_found();
+        }
+        let Some(access) = &self.access else {
+            return self.page(&request).await;
+        };
+        if let Some(refusal) = access.refusal(&request) {
+            return refusal;
+        }
+        let mut response = if request.method() == Method::OPTIONS {
+            Response::new(Body::empty())
+        } else {
+            self.page(&request).await
+        };
+        access.mark(request.headers(), response.headers_mut());
+        response
     }
+}
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let service = self.clone();
-        Box::pin(async move { Ok(service.answer(request).await) })
-    }
+/// What is answered to GET alone.
+enum Page {
+    Health,
+    Version,
+    Vars,
+    Probe(&'static Probe, Option<&'static Check>),
 }
 
 /// The parts of a query that the endpoints know.
@@ -287,7 +302,7 @@ fn probe(path: &str) -> Option<(&'static Probe, Option<&'static Check>)> {
     PROBES
         .iter()
         .find_map(|probe| match path.strip_prefix(probe.path)? {
-            "" | "/" => Some((probe, None)),
+            "" => Some((probe, None)),
             rest => {
                 let name = rest.strip_prefix('/')?;
                 let check = probe.checks.iter().find(|check| check.name == name)?;
@@ -296,34 +311,10 @@ fn probe(path: &str) -> Option<(&'static Probe, Option<&'static Check>)> {
         })
 }
 
-fn metrics(page: String) -> Response<Body> {
-    let mut response = text(StatusCode::OK, page);
-    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
-    response
-}
-
 fn debug_vars() -> Response<Body> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    json(
-        StatusCode::OK,
-        &serde_json::json!({ "file_descriptor_limit": limit }),
-    )
-}
-
-fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    json_text(status, body.to_string())
-}
-
-fn json_text(status: StatusCode, body: String) -> Response<Body> {
-    let mut response = text(status, body);
-    let content_type = HeaderValue::from_static("application/json");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
-    response
+    let vars = serde_json::json!({ "file_descriptor_limit": limit });
+    typed("application/json; charset=utf-8", vars.to_string())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! never touches the store. A service that is not there yet (Auth) is not registered, so its calls
 //! answer UNIMPLEMENTED.
 
+pub mod access;
 pub mod cluster;
 pub mod election;
 mod framed;

@@ -171,6 +171,14 @@ mod tests {
                 "--grpc-keepalive-timeout=5",
                 "invalid value \"5\" for flag -grpc-keepalive-timeout: parse error",
             ),
+            (
+                "--discovery=http://x",
+                "flag provided but not defined: -discovery",
+            ),
+            (
+                "--discovery-proxy=http://x",
+                "flag provided but not defined: -discovery-proxy",
+            ),
             ("---x", "bad flag syntax: ---x"),
             ("--=x", "bad flag syntax: --=x"),
             ("-name", "flag needs an argument: -name"),

@@ -161,7 +161,7 @@ fn notices_of(settings: &Settings) -> Vec<Notice> {
             _ => match flag.status {
                 Status::NotYet => notices.push(Notice::NotYet { flag: flag.name }),
                 Status::Ignored => notices.push(Notice::NoEffect { flag: flag.name }),
-                Status::Implemented | Status::Refused => {}
+                Status::Implemented | Status::Refused | Status::HelpOnly => {}
             },
         }
     }

@@ -122,6 +122,8 @@ pub struct Clustering {
     pub discovery_request_timeout: Duration,
     /// The SRV domain.
     pub discovery_srv: String,
+    /// Appended to the names of its services.
+    pub discovery_srv_name: String,
     /// Default: `exit`.
     pub discovery_fallback: String,
     /// Default: true.
@@ -519,6 +521,7 @@ fn clustering(settings: &Settings, name: &str, problems: &mut Vec<String>) -> Cl
         discovery_dial_timeout: settings.duration("discovery-dial-timeout"),
         discovery_request_timeout: settings.duration("discovery-request-timeout"),
         discovery_srv: settings.text("discovery-srv"),
+        discovery_srv_name: settings.text("discovery-srv-name"),
         discovery_fallback: settings.text("discovery-fallback"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         pre_vote: settings.bool("pre-vote"),

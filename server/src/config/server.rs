@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::sections::{Config, InitialClusterState};
 use super::url::Url;
-use crate::node::config::{Discovery, NodeConfig};
+use crate::dns::Resolver;
+use crate::node::config::{Discovery, NodeConfig, SrvDiscovery};
 use crate::server::ServerConfig;
 use crate::transport::ListenAddress;
 
@@ -42,6 +43,11 @@ impl Config {
                 dial_timeout: clustering.discovery_dial_timeout,
                 request_timeout: clustering.discovery_request_timeout,
             }),
+            discovery_srv: (!clustering.discovery_srv.is_empty()).then(|| SrvDiscovery {
+                domain: clustering.discovery_srv.clone(),
+                service_name: clustering.discovery_srv_name.clone(),
+                resolver: Resolver::system(),
+            }),
             join: clustering.initial_cluster_state == InitialClusterState::Existing,
             force_new_cluster: self.unsafe_.force_new_cluster,
             strict_reconfig_check: clustering.strict_reconfig_check,
@@ -63,6 +69,8 @@ impl Config {
                 .filter(|interval| !interval.is_zero()),
             compact_hash_check_interval: Some(features.compact_hash_check_time)
                 .filter(|_| self.gates.is_on("CompactHashCheck")),
+            downgrade_check_interval: Some(features.downgrade_check_time)
+                .filter(|interval| !interval.is_zero()),
             warning_apply_duration: features.warning_apply_duration,
             unsafe_no_fsync: self.unsafe_.no_fsync,
         })
@@ -89,6 +97,8 @@ impl Config {
                 .filter(|_| !member.grpc_keepalive_timeout.is_zero()),
             keepalive_timeout: on(member.grpc_keepalive_timeout).unwrap_or(Duration::from_secs(20)),
             connections_max,
+            cors: self.security.cors.clone(),
+            host_whitelist: self.security.host_whitelist.clone(),
         })
     }
 }

@@ -71,8 +71,9 @@ impl Config {
         &self,
         same_addresses: impl FnOnce(&[Url], &[Url]) -> bool,
     ) -> Vec<Problem> {
-        if !self.clustering.discovery_endpoints.is_empty() {
-            // The registry says who the members are.
+        let Config { clustering, .. } = self;
+        if !clustering.discovery_endpoints.is_empty() || !clustering.discovery_srv.is_empty() {
+            // The registry, or DNS, says who the members are.
             return Vec::new();
         }
         let mut problems = Vec::new();
@@ -508,7 +509,6 @@ mod tests {
                 "both --discovery-token and --discovery-endpoints must be set",
                 "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure \
                  url",
-                "--discovery-srv is not supported yet",
                 "TLS is not supported yet (--listen-metrics-urls: https://127.0.0.1:1)",
             ]
         );

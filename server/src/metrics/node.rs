@@ -177,34 +177,29 @@ fn read_peers(families: &Families, node: &Node, own_id: &str) {
                 .network_disconnected_peers_total
                 .adopt(link, &stats.disconnects);
         }
-        let (sent, received) = (&stats.snapshots_sent, &stats.snapshots_received);
-        if sent.is_used() {
-            families
-                .network_snapshot_send_inflights_total
-                .adopt(peer, &sent.in_flight);
-            families
-                .network_snapshot_send_success
-                .adopt(peer, &sent.succeeded);
-            families
-                .network_snapshot_send_failures
-                .adopt(peer, &sent.failed);
-            families
-                .network_snapshot_send_total_duration_seconds
-                .adopt(peer, &sent.took);
-        }
-        if received.is_used() {
-            families
-                .network_snapshot_receive_inflights_total
-                .adopt(peer, &received.in_flight);
-            families
-                .network_snapshot_receive_success
-                .adopt(peer, &received.succeeded);
-            families
-                .network_snapshot_receive_failures
-                .adopt(peer, &received.failed);
-            families
-                .network_snapshot_receive_total_duration_seconds
-                .adopt(peer, &received.took);
+        let transfers = [
+            (
+                &stats.snapshots_sent,
+                &families.network_snapshot_send_inflights_total,
+                &families.network_snapshot_send_success,
+                &families.network_snapshot_send_failures,
+                &families.network_snapshot_send_total_duration_seconds,
+            ),
+            (
+                &stats.snapshots_received,
+                &families.network_snapshot_receive_inflights_total,
+                &families.network_snapshot_receive_success,
+                &families.network_snapshot_receive_failures,
+                &families.network_snapshot_receive_total_duration_seconds,
+            ),
+        ];
+        for (stats, in_flight, succeeded, failed, took) in transfers {
+            if stats.is_used() {
+                in_flight.adopt(peer, &stats.in_flight);
+                succeeded.adopt(peer, &stats.succeeded);
+                failed.adopt(peer, &stats.failed);
+                took.adopt(peer, &stats.took);
+            }
         }
         heartbeat_failures += stats.heartbeat_failures.get();
     }

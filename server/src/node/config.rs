@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dns::Resolver;
+
 /// Settings of a node. Flags, environment and file are resolved into it (contract 5).
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -22,6 +24,8 @@ pub struct NodeConfig {
     pub initial_cluster_token: String,
     /// Where the members of a bootstrap find each other instead.
     pub discovery: Option<Discovery>,
+    /// Where a bootstrapping or joining member finds the others, if by DNS.
+    pub discovery_srv: Option<SrvDiscovery>,
     /// Whether an empty data directory joins a running cluster instead of bootstrapping one.
     pub join: bool,
     /// This member becomes the only one of its cluster, with the data it has (contract 4.1).
@@ -60,6 +64,8 @@ pub struct NodeConfig {
     pub corrupt_check_interval: Option<Duration>,
     /// How often the leader compares the hashes kept for compactions, if at all.
     pub compact_hash_check_interval: Option<Duration>,
+    /// How often the leader looks whether a downgrade is done, if at all.
+    pub downgrade_check_interval: Option<Duration>,
     /// Applying a request for longer is logged.
     pub warning_apply_duration: Duration,
     /// Turns fsync off: data is lost with the power.
@@ -77,6 +83,17 @@ pub struct Discovery {
     pub dial_timeout: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
+}
+
+/// DNS discovery (contract 4.1).
+#[derive(Clone, Debug)]
+pub struct SrvDiscovery {
+    /// The domain whose records list the members.
+    pub domain: String,
+    /// Appended to the services' names, if not empty.
+    pub service_name: String,
+    /// Who is asked.
+    pub resolver: Resolver,
 }
 
 /// Compaction by itself (contract 2.6).

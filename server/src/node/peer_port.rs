@@ -2,12 +2,11 @@
 //! (contract 6.2).
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use keelson_proto::keelsonpb::{
     check_server::CheckServer, join_server::JoinServer, leader_server::LeaderServer,
@@ -26,7 +25,8 @@ use super::forward_service::LeaderService;
 use super::membership::join::JoinService;
 use crate::raft::network::MESSAGE_BYTES_MAX;
 use crate::raft::service::{PeerContext, RaftService};
-use crate::transport::{Arriving, Dispatch, Listener, ServeOptions, serve, text};
+use crate::transport::http::{Handled, Handler, cleaned, json, not_found, only_get};
+use crate::transport::{Arriving, Dispatch, Listener, ServeOptions, serve};
 
 /// HTTP/2 window of a peer's connection, as on the dialling side.
 const WINDOW_BYTES: u32 = 8 << 20;
@@ -73,9 +73,9 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
         let service = Dispatch::new(
             services.clone(),
             MESSAGE_BYTES_MAX,
-            PeerHttp {
+            Handled(PeerHttp {
                 node: Arc::clone(node),
-            },
+            }),
         );
         let stop = node.peers_stopping.clone();
         node.peer_ports.spawn(serve(
@@ -129,26 +129,24 @@ struct PeerHttp {
     node: Arc<Node>,
 }
 
-impl PeerHttp {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        if request.method() != Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+impl Handler for PeerHttp {
+    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+        if let Some(elsewhere) = cleaned(&request) {
+            return elsewhere;
         }
-        let mut response = match request.uri().path() {
-            "/members" => text(StatusCode::OK, self.members().to_string()),
-            "/version" => text(
-                StatusCode::OK,
-                crate::node::version_json(self.node.cluster_version().as_deref()),
-            ),
-            _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        let page = match request.uri().path() {
+            "/members" => self.members().to_string(),
+            "/version" => crate::node::version_json(self.node.cluster_version().as_deref()),
+            _ => return not_found(),
         };
-        let content_type = HeaderValue::from_static("application/json");
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type);
-        response
+        if request.method() != Method::GET {
+            return only_get();
+        }
+        json(page)
     }
+}
 
+impl PeerHttp {
     fn members(&self) -> serde_json::Value {
         let members = self.node.members().into_iter().map(|member| {
             serde_json::json!({
@@ -160,20 +158,5 @@ impl PeerHttp {
             })
         });
         members.collect()
-    }
-}
-
-impl Service<Request<Incoming>> for PeerHttp {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let response = self.answer(&request);
-        Box::pin(std::future::ready(Ok(response)))
     }
 }

@@ -28,6 +28,7 @@ use super::membership::{
     discovery::discover,
     hello::{self, Greeter},
     join::{find_peers, join},
+    srv,
 };
 use super::observer::{NodeMetrics, Observer};
 use super::quota::Quota;
@@ -261,6 +262,14 @@ async fn identify(
     }
     // With an identity it stopped before anything was logged, and begins again; unless its log is
     // gone, which the others know.
+    let listed = match &config.discovery_srv {
+        Some(discovery) => Some(NodeConfig {
+            initial_cluster: srv::discover(config, discovery).await?,
+            ..config.clone()
+        }),
+        None => None,
+    };
+    let config = listed.as_ref().unwrap_or(config);
     let (identity, origin) = if let Some(discovery) = &config.discovery {
         let discovered = NodeConfig {
             initial_cluster: discover(config, discovery).await?,

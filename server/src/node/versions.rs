@@ -3,7 +3,8 @@
 //! The cluster version is the lowest that all members speak, decided by the leader. Every Keelson is
 //! a 3.7, so it is 3.7 except while a downgrade is under way: then it is the target, 3.6, as an
 //! operator's tools expect before they replace the programs. There is no 3.6 to replace them with, so
-//! a downgrade ends by CANCEL alone. Nothing in a member depends on the cluster version: it serves
+//! a downgrade ends by CANCEL, or by itself where the target is 3.7: one that came with a snapshot of
+//! a later version. Nothing in a member depends on the cluster version: it serves
 //! and stores the same during a downgrade.
 
 use std::sync::Arc;
@@ -107,9 +108,21 @@ pub(super) async fn run(node: Arc<Node>) {
     let mut metrics = node.status().watch_metrics();
     let mut ticks = tokio::time::interval(MONITOR_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let check = node.config().downgrade_check_interval;
+    let mut checks = tokio::time::interval(check.unwrap_or(MONITOR_INTERVAL));
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut led_before = false;
     loop {
         let is_due = tokio::select! {
+            _ = checks.tick(), if check.is_some() => {
+                if node.status().leader().is_local {
+                    tokio::select! {
+                        () = end_downgrade(&node) => {}
+                        () = node.stopping.cancelled() => return,
+                    }
+                }
+                continue;
+            }
             changed = metrics.changed() => match changed {
                 Ok(_) => false,
                 Err(_) => return,
@@ -126,6 +139,22 @@ pub(super) async fn run(node: Arc<Node>) {
                 () = node.stopping.cancelled() => return,
             }
         }
+    }
+}
+
+/// Ends a downgrade whose target all members run: each Keelson is of the one version.
+async fn end_downgrade(node: &Node) {
+    let downgrade = node.downgrade_info();
+    if !downgrade.enabled || parse(&downgrade.target_version) != parse(CLUSTER_VERSION) {
+        return;
+    }
+    tracing::info!(
+        "cluster-version" = downgrade.target_version,
+        "the cluster has been downgraded"
+    );
+    let ended = node.propose_unchecked(Request::Downgrade(DowngradeInfo::default()));
+    if let Err(error) = ended.await {
+        tracing::warn!(error = %error, "failed to cancel downgrade");
     }
 }
 

@@ -32,6 +32,8 @@ use super::{codec, snapshot};
 /// openraft with Keelson's state machine.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// Where the membership of a bootstrap stands in the log.
+const BOOTSTRAP_INDEX: u64 = 0;
 /// Requests of a log stream that are decoded and not yet taken by Raft.
 const STREAM_BUFFER: usize = 4;
 /// The text a removed member gets from its former peers (contract 4.3).
@@ -180,9 +182,9 @@ impl raft_server::Raft for RaftService {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let applied = metrics.last_applied.as_ref().map(LogId::index);
-            let undecided = applied < metrics.last_log_index
-                && self.context.leadership.view(&metrics).leader.is_none();
-            (metrics.last_log_index, undecided)
+            let last = metrics.last_log_index;
+            let leads_nobody = self.context.leadership.view(&metrics).leader.is_none();
+            (last, leads_nobody && may_hold_unknown(applied, last))
         };
         Ok(Response::new(keelsonpb::HelloResponse {
             protocol_version: PROTOCOL_VERSION,
@@ -398,6 +400,13 @@ pub(super) fn implausible(from: u64, reason: &Implausible) -> Status {
         "refused a message that no sound member sends"
     );
     Status::invalid_argument(reason.to_string())
+}
+
+/// Whether the log may tell of members what is not applied yet. The first entry does not: it is the
+/// membership of the bootstrap, and whoever waits to hear that it is new to this member would wait for
+/// ever, since without its vote the entry is never applied.
+fn may_hold_unknown(applied: Option<u64>, last: Option<u64>) -> bool {
+    applied < last && last > Some(BOOTSTRAP_INDEX)
 }
 
 fn append_to_proto(

@@ -141,3 +141,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_entry_of_the_bootstrap_tells_nothing_of_members() {
+    assert!(!may_hold_unknown(None, None));
+    assert!(!may_hold_unknown(None, Some(0)));
+    assert!(may_hold_unknown(None, Some(1)));
+    assert!(may_hold_unknown(Some(0), Some(1)));
+    assert!(!may_hold_unknown(Some(1), Some(1)));
+}

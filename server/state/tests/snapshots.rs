@@ -13,7 +13,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Member, decode, delete_op, put, put_op, txn};
-use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
+use keelson_proto::etcdserverpb::{DowngradeInfo, PutRequest, RangeRequest};
 use keelson_proto::keelsonpb::{ClusterVersion, command::Request};
 use keelson_state::bolt::{BoltFile, FileWriter, Trust};
 use keelson_state::snapshot::{
@@ -21,6 +21,7 @@ use keelson_state::snapshot::{
 };
 use keelson_state::store::{RealDisk, StoreOptions};
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 fn members() -> [SnapshotMember; 1] {
     [SnapshotMember {
@@ -300,6 +301,74 @@ fn what_breaks_etcds_rules_is_refused() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_downgrade_under_way_goes_on_where_the_file_is_restored() {
+    let mut member = full();
+    let downgrade = DowngradeInfo {
+        enabled: true,
+        target_version: "3.6.0".to_owned(),
+    };
+    member.apply(Request::Downgrade(downgrade.clone())).unwrap();
+    let file = file_of(member.state.export());
+    let stored = br#"{"target-version":"3.6.0","enabled":true}"#;
+    assert!(file.windows(stored.len()).any(|bytes| bytes == stored));
+    let restored = restored(&file, 0);
+    let found = restored
+        .state
+        .reader()
+        .members(|members| members.downgrade().clone());
+    assert_eq!(found, downgrade);
+}
+
+/// Files of 3.5 say no storage version, and a cluster version of their own.
+#[test]
+fn files_of_earlier_versions_come_back() {
+    let member = full();
+    let mut file = file_of(member.state.export());
+    let rehash = |file: &mut Vec<u8>| {
+        let content_len = file.len() - 32;
+        let (content, hash) = file.split_at_mut(content_len);
+        hash.copy_from_slice(&Sha256::digest(content));
+    };
+    let place = |file: &[u8], text: &[u8]| {
+        file.windows(text.len())
+            .position(|bytes| bytes == text)
+            .unwrap()
+    };
+    let cluster = place(&file, b"clusterVersion3.7.0") + b"clusterVersion".len();
+    let storage = place(&file, b"storageVersion3.7.0");
+    for version in [b"3.6.0", b"3.5.0"] {
+        file[cluster..cluster + 5].copy_from_slice(version);
+        let value = storage + b"storageVersion".len();
+        file[value..value + 5].copy_from_slice(version);
+        rehash(&mut file);
+        assert_eq!(
+            import(&file).unwrap().revision,
+            member.state.reader().current_revision()
+        );
+    }
+    // A key that nobody knows, in its place in the order.
+    file[storage..storage + 14].copy_from_slice(b"storageVersioo");
+    rehash(&mut file);
+    let status = Status::read(&open(&file)).unwrap();
+    assert_eq!(status.version, "");
+    let content = import(&file).unwrap();
+    assert_eq!(content.cluster_version, None);
+    let old = restored(&file, 0);
+    for revision in [0, member.state.reader().current_revision() - 20] {
+        let hash = hash_kv(&open(&file), revision).unwrap();
+        assert_eq!(
+            hash.hash,
+            old.state.reader().hash_kv(revision).unwrap().hash.hash
+        );
+        assert_eq!(
+            hash.hash,
+            member.state.reader().hash_kv(revision).unwrap().hash.hash
+        );
+    }
+    assert_same(&member, &old);
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
-    DowngradeRequest, DowngradeResponse, downgrade_request::DowngradeAction,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, downgrade_request::DowngradeAction,
 };
+use keelson_proto::keelsonpb::command::Request;
 use tonic::{Code, Response, Status};
 
 use crate::support::{Cluster, assert_refused, eventually, put_ok};
@@ -68,6 +69,32 @@ async fn a_downgrade_is_checked_in_the_order_format_target_in_progress() {
     let status = cluster.maintenance(0).downgrade(request).await.unwrap_err();
     let told = (status.code(), status.message());
     assert_eq!(told, (Code::Unknown, "etcdserver: unknown method"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downgrade_ends_when_all_members_run_its_target() {
+    let cluster = Cluster::start(3, |_| {}).await;
+    shown(&cluster, "3.7.0").await;
+    let begin = async |target: &str| {
+        let downgrade = DowngradeInfo {
+            enabled: true,
+            target_version: target.to_owned(),
+        };
+        let node = cluster.member(0).server().node();
+        node.propose(Request::Downgrade(downgrade)).await.unwrap();
+    };
+    begin("3.6.0").await;
+    shown(&cluster, "3.6.0").await;
+    // The leader looks each 200 ms here, and it took longer to lower the version.
+    assert!(cluster.status(0).await.downgrade_info.unwrap().enabled);
+    // As in a snapshot of a cluster that comes from 3.8.
+    begin("3.7.0").await;
+    eventually("the downgrade ends", async || {
+        let info = cluster.status(1).await.downgrade_info.unwrap();
+        (!info.enabled).then_some(())
+    })
+    .await;
+    shown(&cluster, "3.7.0").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

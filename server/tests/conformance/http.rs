@@ -1,11 +1,12 @@
 //! HTTP beside gRPC (contract 6.1, 6.2).
 
+use keelson::transport::ListenAddress;
 use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use keelson_proto::healthpb::{HealthCheckRequest, health_client::HealthClient};
 use tonic::Code;
 use tower::Service as _;
 
-use crate::support::{Cluster, eventually, http_at, soon};
+use crate::support::{Cluster, eventually, free_port, http_at, put_ok, soon};
 
 /// Status line's code, header lines and body of an HTTP/1.1 request.
 pub(crate) async fn http(
@@ -118,6 +119,152 @@ async fn unknown_paths_are_not_found() {
         code == 200 && vars.contains("file_descriptor_limit"),
         "{vars}"
     );
+}
+
+/// What a path answers: code, content type, and the body where it is short and always the same.
+type Answer = (u16, &'static str, Option<&'static str>);
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const NOT_FOUND: Answer = (404, PLAIN, Some("404 page not found\n"));
+const ONLY_GET: Answer = (405, PLAIN, Some("Method Not Allowed\n"));
+
+async fn assert_answers(
+    address: std::net::SocketAddr,
+    path: &str,
+    method: &str,
+    is_client_port: bool,
+    expected: Answer,
+) {
+    let (code, head, body) = http_at(address, method, path).await;
+    let what = format!("{method} {path} on the client port: {is_client_port}\n{head}");
+    let header = |name: &str| {
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines.find_map(|(found, value)| (found == name).then(|| value.to_owned()))
+    };
+    let (expected_code, content_type, expected_body) = expected;
+    assert_eq!(code, expected_code, "{what}");
+    assert_eq!(
+        header("content-type").unwrap_or_default(),
+        content_type,
+        "{what}"
+    );
+    match expected_body {
+        _ if method == "HEAD" => assert_eq!(body, "", "{what}"),
+        Some(expected_body) => assert_eq!(body, expected_body, "{what}"),
+        None => assert_ne!(body, "", "{what}"),
+    }
+    assert_eq!(
+        header("allow").as_deref(),
+        (code == 405).then_some("get"),
+        "{what}"
+    );
+    let sniffs = header("x-content-type-options").is_none();
+    let is_error_or_probe = code >= 400 || body.ends_with("ok\n");
+    assert!(sniffs != is_error_or_probe || method == "HEAD", "{what}");
+    let origin = header("access-control-allow-origin");
+    assert_eq!(origin.as_deref(), is_client_port.then_some("*"), "{what}");
+}
+
+/// As genuine etcd 3.7.1 answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_path_answers_every_method_as_etcd_does() {
+    const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+    let metrics_port = free_port();
+    let cluster = Cluster::start(1, |config| {
+        config.listen_metrics = vec![ListenAddress::Tcp(format!("127.0.0.1:{metrics_port}"))];
+    })
+    .await;
+    let healthy = Some(r#"{"health":"true","reason":""}"#);
+    let gets: [(&str, Answer, bool); 8] = [
+        ("/health", (200, PLAIN, healthy), true),
+        ("/livez", (200, PLAIN, Some("ok\n")), true),
+        ("/readyz", (200, PLAIN, Some("ok\n")), true),
+        ("/livez/serializable_read", (200, PLAIN, Some("ok\n")), true),
+        (
+            "/readyz/non_learner?verbose",
+            (200, PLAIN, Some("[+]non_learner ok\nok\n")),
+            true,
+        ),
+        ("/version", (200, "application/json", None), false),
+        (
+            "/debug/vars",
+            (200, "application/json; charset=utf-8", None),
+            false,
+        ),
+        ("/metrics", (200, METRICS, None), true),
+    ];
+    let unknown = [
+        "/",
+        "/nope",
+        "/health/",
+        "/health/x",
+        "/version/",
+        "/metrics/",
+        "/livez/",
+        "/readyz/",
+        "/livez/nope",
+        "/readyz/non_learner/",
+        "/livezx",
+        "/debug/vars/",
+        "/debug/pprof/",
+        "/debug/requests",
+        "/members",
+        "/v2/keys",
+    ];
+    let ports = [
+        (cluster.client_address(0), true),
+        (([127, 0, 0, 1], metrics_port).into(), false),
+    ];
+    for (address, is_client_port) in ports {
+        let methods = [
+            "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW", "OPTIONS",
+        ];
+        for method in methods {
+            let preflight = is_client_port && method == "OPTIONS";
+            for (path, got, on_metrics_urls) in gets {
+                let expected = match method {
+                    _ if preflight => (200, "", Some("")),
+                    _ if !is_client_port && !on_metrics_urls => NOT_FOUND,
+                    "GET" => got,
+                    _ if path == "/metrics" => got,
+                    _ => ONLY_GET,
+                };
+                assert_answers(address, path, method, is_client_port, expected).await;
+            }
+            for path in unknown {
+                let expected = if preflight {
+                    (200, "", Some(""))
+                } else {
+                    NOT_FOUND
+                };
+                assert_answers(address, path, method, is_client_port, expected).await;
+            }
+            let (code, head, _) = http_at(address, method, "//health/../version?a=b").await;
+            if preflight {
+                assert_eq!(code, 200, "{head}");
+            } else {
+                assert!(
+                    code == 307 && head.contains("\r\nlocation: /version?a=b"),
+                    "{head}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_and_hosts_are_those_that_are_allowed() {
+    let cluster = Cluster::start(1, |config| {
+        config.cors = vec!["http://a:1".to_owned()];
+        config.host_whitelist = vec!["127.0.0.1".to_owned()];
+    })
+    .await;
+    // These requests name the host "x".
+    let (code, head, text) = http(&cluster, 0, "GET", "/health").await;
+    assert_eq!(code, 421);
+    assert!(text.contains("--host-whitelist \"x\""), "{text}");
+    assert!(!head.contains("access-control"), "{head}");
+    put_ok(&mut cluster.kv(0), "gRPC names any host", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

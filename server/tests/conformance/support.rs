@@ -78,6 +78,10 @@ fn free_ports(count: usize) -> Vec<u16> {
         .collect()
 }
 
+pub(crate) fn free_port() -> u16 {
+    free_ports(1)[0]
+}
+
 fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
@@ -405,6 +409,7 @@ fn node_config(
         initial_cluster: initial_cluster.to_vec(),
         initial_cluster_token: "etcd-cluster".to_owned(),
         discovery: None,
+        discovery_srv: None,
         join: false,
         force_new_cluster: false,
         strict_reconfig_check: true,
@@ -424,6 +429,7 @@ fn node_config(
         initial_corrupt_check: false,
         corrupt_check_interval: None,
         compact_hash_check_interval: None,
+        downgrade_check_interval: Some(Duration::from_millis(200)),
         warning_apply_duration: Duration::from_millis(100),
         unsafe_no_fsync: false,
     }
@@ -441,6 +447,8 @@ fn server_config(node: NodeConfig, peer_port: u16, client_port: u16) -> ServerCo
         keepalive_interval: None,
         keepalive_timeout: Duration::from_secs(20),
         connections_max: 10_000,
+        cors: vec![],
+        host_whitelist: vec![],
     }
 }
 

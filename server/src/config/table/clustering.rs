@@ -49,7 +49,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery",
         Kind::Text,
         "",
-        Status::Ignored,
+        Status::HelpOnly,
         "Discovery URL used to bootstrap the cluster for v2 discovery. Will be deprecated in v3.7, and be decommissioned in v3.8.",
     ),
     flag(
@@ -169,7 +169,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-proxy",
         Kind::Text,
         "",
-        Status::Ignored,
+        Status::HelpOnly,
         "HTTP proxy to use for traffic to discovery service. Will be deprecated in v3.7, and be decommissioned in v3.8.",
     ),
     flag(
@@ -177,7 +177,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-srv",
         Kind::Text,
         "",
-        Status::Refused,
+        Status::Implemented,
         "DNS srv domain used to bootstrap the cluster.",
     ),
     flag(
@@ -185,7 +185,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "discovery-srv-name",
         Kind::Text,
         "",
-        Status::NotYet,
+        Status::Implemented,
         "Suffix to the dns srv name queried when bootstrapping.",
     ),
     flag(

@@ -92,6 +92,8 @@ pub enum Status {
     Refused,
     /// Nothing, for good: it concerns parts that Keelson does not have.
     Ignored,
+    /// Nothing: it stands in the help alone, and 3.7.1 does not know it when it is given.
+    HelpOnly,
 }
 
 /// One setting.
@@ -186,10 +188,11 @@ impl Flag {
         listed.into_iter().flatten().chain(UNLISTED)
     }
 
-    /// The setting of this name.
+    /// The setting of this name, if it can be given.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
-        Self::all().find(|flag| flag.name == name)
+        let mut given = Self::all().filter(|flag| flag.status != Status::HelpOnly);
+        given.find(|flag| flag.name == name)
     }
 
     /// Its environment variable.
@@ -241,6 +244,7 @@ pub fn help() -> String {
                 Status::NotYet => text.push_str("    (Accepted; has no effect yet.)\n"),
                 Status::Refused => text.push_str("    (Not supported yet: refused.)\n"),
                 Status::Ignored => text.push_str("    (Accepted; has no effect.)\n"),
+                Status::HelpOnly => text.push_str("    (Not accepted any more.)\n"),
             }
         }
     }

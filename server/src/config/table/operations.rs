@@ -201,7 +201,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "downgrade-check-time",
         Kind::Duration,
         "5s",
-        Status::NotYet,
+        Status::Implemented,
         "Duration of time between two downgrade status checks.",
     ),
     flag(

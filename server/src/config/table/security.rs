@@ -177,7 +177,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "cors",
         Kind::Origins,
         "*",
-        Status::NotYet,
+        Status::Implemented,
         "Comma-separated whitelist of origins for CORS, or cross-origin resource sharing, (empty or * means allow all).",
     ),
     flag(
@@ -185,7 +185,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "host-whitelist",
         Kind::Words,
         "*",
-        Status::NotYet,
+        Status::Implemented,
         "Acceptable hostnames from HTTP client requests, if server is not secure (empty or * means allow all).",
     ),
     flag(

@@ -11,6 +11,7 @@
 //! | [`change`] | getting it into the log, through the leader; settling pending voters |
 //! | [`join`] | the start of a member that was added |
 //! | [`discovery`] | finding the members of a bootstrap in another cluster |
+//! | [`srv`] | finding them in DNS |
 //! | [`hello`] | who is reachable, who was removed, and when a bootstrap may begin |
 //!
 //! - A voter that was added counts for the quorum only once it has started and caught up: adding a
@@ -24,3 +25,4 @@ pub mod discovery;
 pub mod hello;
 pub mod join;
 pub mod rules;
+pub mod srv;

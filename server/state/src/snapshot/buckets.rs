@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::lease::Lease;
 use crate::revision::Revision;
@@ -50,6 +50,14 @@ pub struct SnapshotMember {
     /// Where clients reach it; none before it first started.
     #[serde(rename = "clientURLs", skip_serializing_if = "Vec::is_empty")]
     pub client_urls: Vec<String>,
+}
+
+/// A downgrade under way.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Downgrade {
+    #[serde(rename = "target-version", default)]
+    pub(crate) target_version: String,
+    pub(crate) enabled: bool,
 }
 
 /// Who votes, in the form of etcd's raft.

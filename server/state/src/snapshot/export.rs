@@ -116,6 +116,15 @@ impl Export {
                 version.into(),
             );
         }
+        let downgrade = self.members.downgrade();
+        if downgrade.enabled {
+            let downgrade = buckets::Downgrade {
+                target_version: downgrade.target_version.clone(),
+                enabled: true,
+            };
+            let value = serde_json::to_vec(&downgrade).map_err(json)?;
+            put(buckets::CLUSTER, buckets::DOWNGRADE.into(), value.into());
+        }
         for member in members {
             let key = format!("{:x}", member.id).into();
             let value = serde_json::to_vec(member).map_err(json)?;

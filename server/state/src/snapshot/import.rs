@@ -5,9 +5,8 @@
 
 use bytes::Bytes;
 use keelson_proto::authpb;
-use keelson_proto::etcdserverpb::AlarmMember;
+use keelson_proto::etcdserverpb::{AlarmMember, DowngradeInfo};
 use prost::Message as _;
-use serde::Deserialize;
 
 use super::buckets::{self, StoredLease, parse_revision};
 use super::history::History;
@@ -56,6 +55,8 @@ pub struct Content {
     pub auth: Auth,
     /// The cluster version, if it is ours.
     pub cluster_version: Option<String>,
+    /// The downgrade under way.
+    pub downgrade: Option<DowngradeInfo>,
     /// Records taken.
     pub records: u64,
     /// What is in the file and was left out.
@@ -72,6 +73,8 @@ impl Content {
         all.extend(self.auth.items());
         let version = self.cluster_version.clone();
         all.extend(version.map(|version| (items::CLUSTER_VERSION.into(), version.into())));
+        let downgrade = self.downgrade.iter();
+        all.extend(downgrade.map(|info| (items::DOWNGRADE.into(), info.encode_to_vec().into())));
         all
     }
 }
@@ -88,11 +91,6 @@ pub struct Import<'a, R> {
     finished: i64,
     /// Set by a version that is not served.
     refusal: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Downgrade {
-    enabled: bool,
 }
 
 impl<'a, R: ReadAt> Import<'a, R> {
@@ -218,11 +216,13 @@ impl<'a, R: ReadAt> Import<'a, R> {
                 self.content.cluster_version = Some(keelson_proto::CLUSTER_VERSION.to_owned());
             }
         } else if key == buckets::DOWNGRADE.as_bytes() {
-            let downgrade: Downgrade =
+            let downgrade: buckets::Downgrade =
                 serde_json::from_slice(value).map_err(|error| error.to_string())?;
             if downgrade.enabled {
-                let warning = "a downgrade is under way in the snapshot; it does not go on";
-                self.content.warnings.push(warning.to_owned());
+                self.content.downgrade = Some(DowngradeInfo {
+                    enabled: true,
+                    target_version: downgrade.target_version,
+                });
             }
         }
         Ok(())

@@ -85,6 +85,15 @@ impl LeafBody {
         self.entries.insert(position, entry);
     }
 
+    /// Takes an allocation that just holds the entries. One that is shrunk in place would stay as
+    /// large as it was: allocators give nothing back of a block that is more than half used.
+    pub(super) fn fit(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        let mut fitted = Vec::with_capacity(entries.len());
+        fitted.extend(entries);
+        self.entries = fitted;
+    }
+
     /// Live keys from position `from` on and below `end`, at the end of main revision `at`.
     pub(super) fn count(&self, from: usize, end: Option<&[u8]>, at: i64) -> u64 {
         let to = match (end, self.entries.last()) {

@@ -257,7 +257,7 @@ impl KeyIndex {
         };
         let lower: Arc<[u8]> = Arc::from(entries.first().map_or(key, |first| &first.key));
         if !ascending {
-            left.entries.shrink_to_fit();
+            left.fit();
         }
         let right = LeafBody::with_entries(entries, left.upper.take());
         left.upper = Some(Arc::clone(&lower));
@@ -344,8 +344,7 @@ impl KeyIndex {
         });
         body.recount();
         if body.entries.capacity() > 2 * body.entries.len().max(LEAF_ENTRIES_MIN) {
-            let room = body.entries.len();
-            body.entries.shrink_to(room);
+            body.fit();
         }
         if !finished {
             return None;
