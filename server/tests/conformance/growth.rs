@@ -177,7 +177,11 @@ async fn a_removed_member_stops_and_cannot_return() {
         format!("{refused:#}").contains("permanently removed"),
         "{refused:#}"
     );
+    // That attempt got no further than its identity, which the others know.
     cluster.adjust(victim, |config| config.node.join = true);
+    let refused = cluster.try_restart(victim).await.unwrap_err();
+    assert_eq!(refused.to_string(), "stopped before it served");
+    std::fs::remove_dir_all(cluster.data_dir(victim)).unwrap();
     let refused = cluster.try_restart(victim).await.unwrap_err();
     assert!(
         format!("{refused:#}").contains("member count is unequal"),
