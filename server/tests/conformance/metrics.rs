@@ -36,7 +36,7 @@ const AT_REST: &[&str] = &[
 
 /// Families whose subject does not exist here, or is not measured.
 const NEVER: &[&str] = &[
-    // There is no authentication, and no promotion of learners, yet.
+    // There is no authentication yet, and nobody is promoted here (`members::` does).
     "etcd_debugging_auth_revision",
     "etcd_server_learner_promote_failures",
     "etcd_server_learner_promote_successes",
