@@ -24,7 +24,8 @@ use crate::node::membership::join::Removed;
 use crate::node::start::NodeObservers;
 use crate::transport::http::{Handled, text};
 use crate::transport::{
-    CLIENT_HEADER_TIMEOUT, Dispatch, ListenAddress, Listener, ResponseFuture, ServeOptions, serve,
+    ArrivingBytes, CLIENT_HEADER_TIMEOUT, Dispatch, ListenAddress, Listener, ResponseFuture,
+    ServeOptions, serve,
 };
 
 /// How long clients that stay connected may hold up a stop. Their requests have been answered, or
@@ -97,7 +98,7 @@ impl Server {
             header_timeout: CLIENT_HEADER_TIMEOUT,
             grace: CLIENTS_GRACE,
             connections: Arc::new(Semaphore::new(config.connections_max)),
-            arriving: Arc::default(),
+            arriving: Arc::new(ArrivingBytes::of_clients()),
         };
         let access = Access::new(config.cors, config.host_whitelist);
         let http = HttpService::new(Arc::clone(&ready), metrics, access);

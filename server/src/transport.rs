@@ -371,7 +371,7 @@ impl<G, H> Dispatch<G, H> {
             grpc,
             http,
             message_bytes_max,
-            connection: Arc::new(ArrivingBytes::default()).of_connection(),
+            connection: Arc::new(ArrivingBytes::of_clients()).of_connection(message_bytes_max),
         }
     }
 }
@@ -379,7 +379,7 @@ impl<G, H> Dispatch<G, H> {
 impl<G: Clone, H: Clone> PerConnection for Dispatch<G, H> {
     fn for_connection(&self, arriving: &Arc<ArrivingBytes>) -> Self {
         Self {
-            connection: arriving.of_connection(),
+            connection: arriving.of_connection(self.message_bytes_max),
             ..self.clone()
         }
     }
@@ -465,7 +465,7 @@ mod tests {
             header_timeout: CLIENT_HEADER_TIMEOUT,
             grace: Duration::ZERO,
             connections: Arc::new(Semaphore::new(connections)),
-            arriving: Arc::default(),
+            arriving: Arc::new(ArrivingBytes::of_clients()),
         }
     }
 

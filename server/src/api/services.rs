@@ -35,6 +35,7 @@ use super::lock::LockService;
 use super::maintenance::MaintenanceService;
 use super::watch::WatchService;
 use super::{GRPC_OVERHEAD_BYTES, SEND_BYTES_MAX, framed, too_large};
+use crate::metrics::takes_one_request;
 use crate::node::Node;
 
 /// All services. Cheap to clone.
@@ -116,14 +117,6 @@ impl Routes {
     }
 }
 
-/// Whether a call takes one request. The others are answered before they have sent any.
-fn is_unary(path: &str) -> bool {
-    !matches!(
-        path,
-        "/etcdserverpb.Watch/Watch" | "/etcdserverpb.Lease/LeaseKeepAlive"
-    )
-}
-
 impl<B> Service<Request<B>> for Services
 where
     B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
@@ -139,7 +132,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if is_unary(request.uri().path()) {
+        // The others are answered before they have sent anything, those that do not exist as well.
+        if takes_one_request(request.uri().path()) {
             return Call(Stage::Arriving(Some((Arc::clone(&self.routes), request))));
         }
         Call(Stage::Running(self.routes.call(request)))

@@ -100,3 +100,30 @@ pub(super) fn place_of(path: &str) -> Option<usize> {
         .iter()
         .position(|method| method.name == name && method.service == service)
 }
+
+/// Whether a path names a known method whose calls have one request.
+pub(crate) fn takes_one_request(path: &str) -> bool {
+    let method = place_of(path).and_then(|place| METHODS.get(place));
+    method.is_some_and(|method| method.kind != "bidi_stream")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_methods_take_a_request() {
+        for path in ["/etcdserverpb.KV/Put", "/etcdserverpb.KV/RangeStream"] {
+            assert!(takes_one_request(path), "{path}");
+        }
+        for path in [
+            "/etcdserverpb.Watch/Watch",
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            "/etcdserverpb.KV/Nothing",
+            "/other.Service/Put",
+            "",
+        ] {
+            assert!(!takes_one_request(path), "{path}");
+        }
+    }
+}

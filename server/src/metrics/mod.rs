@@ -17,6 +17,7 @@ mod process;
 mod registry;
 mod types;
 
+pub(crate) use grpc_methods::takes_one_request;
 pub use labels::LabelVec;
 pub use registry::Metrics;
 pub use types::{Buckets, Counter, Gauge, Histogram};

@@ -26,7 +26,7 @@ use super::membership::join::JoinService;
 use crate::raft::network::MESSAGE_BYTES_MAX;
 use crate::raft::service::{PeerContext, RaftService};
 use crate::transport::http::{Handled, Handler, cleaned, json, not_found, only_get};
-use crate::transport::{Arriving, Dispatch, Listener, ServeOptions, serve};
+use crate::transport::{Arriving, ArrivingBytes, Dispatch, Listener, ServeOptions, serve};
 
 /// HTTP/2 window of a peer's connection, as on the dialling side.
 const WINDOW_BYTES: u32 = 8 << 20;
@@ -66,7 +66,7 @@ pub(super) fn serve_peers(node: &Arc<Node>, context: &Arc<PeerContext>, listener
         // for the one that was started in its place.
         grace: Duration::ZERO,
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        arriving: Arc::default(),
+        arriving: Arc::new(ArrivingBytes::of_peers()),
     };
     for listener in listeners {
         tracing::info!(address = listener.local_address(), "serving peer traffic");

@@ -2,9 +2,13 @@
 //!
 //! A gRPC message announces its length, and tonic takes memory for all of it at once. [`Arriving`]
 //! stands before it: bytes are held as they come, and passed on when a message is whole. What is held
-//! is counted per connection and per process ([`ArrivingBytes`]); a request that would exceed either
-//! bound is refused as one too many, and what it held is freed. A message that comes in one frame, as
-//! nearly all do, passes through uncounted and uncopied.
+//! is counted per connection and per port kind of the process ([`ArrivingBytes`]); a request that would
+//! exceed either bound is refused as one too many, and what it held is freed. A message that comes in
+//! one frame, as nearly all do, passes through uncounted and uncopied.
+//!
+//! Nobody shuts others out by what he leaves unfinished: a connection has a small part of the room of
+//! all, a message that does not go on is given up ([`STALLED_AFTER`]), and the only unfinished message
+//! of a connection is never refused, whatever the others hold.
 //!
 //! Waiting instead of refusing would not do: bytes that are not read use up the connection's window,
 //! and with it the room of the messages whose end would free them.
@@ -13,26 +17,34 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use keelson_proto::error::Error;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 
-use super::boundaries::Boundaries;
+use super::boundaries::{Boundaries, HEADER_BYTES};
 
-/// Bytes of unfinished messages that one connection may hold: 340 requests of the largest size (1.5
-/// MiB), all begun at the same time and none of them finished.
-const CONNECTION_BYTES_MAX: usize = 512 << 20;
-/// Bytes of unfinished messages that all connections together may hold: twice as much, so that one
-/// connection cannot use up the room of all.
+/// Bytes of unfinished messages that a client's connection may hold: 42 requests of the usual largest
+/// size (1.5 MiB), all begun at the same time and none of them finished. A sixteenth of what all may
+/// hold. Where a longer message is allowed, the bound is its length.
+const CLIENT_CONNECTION_BYTES_MAX: usize = 64 << 20;
+/// The same of a peer's connection, whose messages are longer: two of the longest (64 MiB).
+const PEER_CONNECTION_BYTES_MAX: usize = 128 << 20;
+/// Bytes of unfinished messages that all connections together may hold, apart from one message of each
+/// connection that holds no other.
 const PROCESS_BYTES_MAX: usize = 1 << 30;
+/// A message of which a part is there and nothing more comes for so long is given up: nobody is left
+/// who would finish it, and it keeps its room. TCP repeats a lost segment several times within it.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Frames below this length are copied together: a slice would keep the whole buffer alive into which
 /// the connection reads, of which it may be a small part.
 const COPIED_BELOW_BYTES: usize = 8 << 10;
 
-/// Counts the bytes of unfinished messages of the process.
+/// Counts the bytes of unfinished messages of the process, those of clients or those of peers.
 #[derive(Debug)]
 pub struct ArrivingBytes {
     bytes: AtomicUsize,
@@ -40,21 +52,36 @@ pub struct ArrivingBytes {
     connection_bytes_max: usize,
 }
 
-impl Default for ArrivingBytes {
-    fn default() -> Self {
+impl ArrivingBytes {
+    /// The count of what clients send.
+    #[must_use]
+    pub fn of_clients() -> Self {
+        Self::new(CLIENT_CONNECTION_BYTES_MAX, PROCESS_BYTES_MAX)
+    }
+
+    /// The count of what peers send.
+    #[must_use]
+    pub fn of_peers() -> Self {
+        Self::new(PEER_CONNECTION_BYTES_MAX, PROCESS_BYTES_MAX)
+    }
+
+    fn new(connection_bytes_max: usize, process_bytes_max: usize) -> Self {
         Self {
             bytes: AtomicUsize::new(0),
-            process_bytes_max: PROCESS_BYTES_MAX,
-            connection_bytes_max: CONNECTION_BYTES_MAX,
+            process_bytes_max,
+            connection_bytes_max,
         }
     }
-}
 
-impl ArrivingBytes {
-    /// The count of one connection.
-    pub(super) fn of_connection(self: &Arc<Self>) -> Arc<ConnectionBytes> {
+    /// The count of one connection, whose messages are at most so long.
+    pub(super) fn of_connection(
+        self: &Arc<Self>,
+        message_bytes_max: usize,
+    ) -> Arc<ConnectionBytes> {
+        let longest = message_bytes_max.saturating_add(HEADER_BYTES);
         Arc::new(ConnectionBytes {
             bytes: AtomicUsize::new(0),
+            bytes_max: self.connection_bytes_max.max(longest),
             process: Arc::clone(self),
         })
     }
@@ -64,20 +91,29 @@ impl ArrivingBytes {
 #[derive(Debug)]
 pub(super) struct ConnectionBytes {
     bytes: AtomicUsize,
+    bytes_max: usize,
     process: Arc<ArrivingBytes>,
 }
 
 impl ConnectionBytes {
-    /// Whether there was room for so many more; they are counted then.
-    fn take(&self, bytes: usize) -> bool {
-        let here = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let all = self.process.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let fits =
-            here <= self.process.connection_bytes_max && all <= self.process.process_bytes_max;
-        if !fits {
-            self.give_back(bytes);
+    /// Whether there was room for so many more, for a message of which `held` are counted; they are
+    /// counted then. There always is for a message that is the only one here: its length is bounded.
+    ///
+    /// Nothing is counted that is then refused: it would make a message look accompanied that is not.
+    /// Threads that look at the process's count at the same time may exceed its bound by a frame each.
+    fn take(&self, held: usize, bytes: usize) -> bool {
+        let taken = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |here| {
+                let all = self.process.bytes.load(Ordering::Relaxed);
+                let fits =
+                    here + bytes <= self.bytes_max && all + bytes <= self.process.process_bytes_max;
+                (here == held || fits).then_some(here + bytes)
+            });
+        if taken.is_ok() {
+            self.process.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        fits
+        taken.is_ok()
     }
 
     fn give_back(&self, bytes: usize) {
@@ -123,6 +159,9 @@ pub struct Arriving<B> {
     held: Held,
     /// Counted in `connection`: what is held.
     counted: usize,
+    /// When what is held has waited too long for more; none while nothing is held, so that a stream
+    /// between two messages may be silent for ever. Boxed: few bodies ever hold anything.
+    stalled: Option<Pin<Box<Sleep>>>,
     connection: Arc<ConnectionBytes>,
     message_bytes_max: usize,
     /// A message announced more than may be received: the service that decodes it says so, in words
@@ -147,6 +186,7 @@ impl<B> Arriving<B> {
             whole: VecDeque::new(),
             held: Held::default(),
             counted: 0,
+            stalled: None,
             connection,
             message_bytes_max,
             refused: false,
@@ -160,7 +200,20 @@ impl<B> Arriving<B> {
         self.held.seal();
         self.whole.append(&mut self.held.pieces);
         self.held.len = 0;
+        self.stalled = None;
         self.connection.give_back(std::mem::take(&mut self.counted));
+    }
+
+    /// Nothing held will go on.
+    fn give_up(&mut self) {
+        self.held = Held::default();
+        self.release();
+    }
+
+    /// Whether what is held has waited too long for more.
+    fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        let stalled = self.stalled.as_mut();
+        stalled.is_some_and(|stalled| stalled.as_mut().poll(cx).is_ready())
     }
 
     /// Takes a frame's bytes in.
@@ -184,13 +237,16 @@ impl<B> Arriving<B> {
         if data.is_empty() {
             return Ok(());
         }
-        if !self.connection.take(data.len()) {
-            self.held = Held::default();
-            self.release();
+        if !self.connection.take(self.counted, data.len()) {
+            self.give_up();
             return Err(Error::RequestTooManyRequests.into());
         }
         self.counted += data.len();
         self.held.push(data);
+        match &mut self.stalled {
+            Some(stalled) => stalled.as_mut().reset(Instant::now() + STALLED_AFTER),
+            None => self.stalled = Some(Box::pin(sleep(STALLED_AFTER))),
+        }
         Ok(())
     }
 }
@@ -221,7 +277,17 @@ where
             if this.ended {
                 return Poll::Ready(this.end.take().map(Ok));
             }
-            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+            let Poll::Ready(arrived) = Pin::new(&mut this.inner).poll_frame(cx) else {
+                // Only now: what has arrived counts even if nobody asked for it in time.
+                if !this.is_stalled(cx) {
+                    return Poll::Pending;
+                }
+                this.ended = true;
+                this.give_up();
+                let status = Status::deadline_exceeded("the rest of the message did not arrive");
+                return Poll::Ready(Some(Err(status.into())));
+            };
+            match arrived {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         if let Err(status) = this.arrived(data) {
@@ -284,11 +350,7 @@ mod tests {
     }
 
     fn room(connection_bytes_max: usize, process_bytes_max: usize) -> Arc<ArrivingBytes> {
-        Arc::new(ArrivingBytes {
-            bytes: AtomicUsize::new(0),
-            process_bytes_max,
-            connection_bytes_max,
-        })
+        Arc::new(ArrivingBytes::new(connection_bytes_max, process_bytes_max))
     }
 
     fn message(len: usize) -> Vec<u8> {
@@ -321,7 +383,7 @@ mod tests {
             .collect();
         for size in [1, 4, 5, 100, 8192, 16_384, bytes.len()] {
             let process = room(usize::MAX, usize::MAX);
-            let (frames, mut arriving) = body(1 << 20, &process.of_connection());
+            let (frames, mut arriving) = body(1 << 20, &process.of_connection(0));
             let (mut got, mut sent) = (Vec::new(), 0);
             let mut boundaries = Boundaries::default();
             for chunk in bytes.chunks(size) {
@@ -347,7 +409,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_is_bounded_and_freed() {
         let process = room(1000, 1500);
-        let connection = process.of_connection();
+        let connection = process.of_connection(0);
         let (frames, mut first) = body(1 << 20, &connection);
         send(&frames, &message(2000)[..900]);
         assert!(given(&mut first).is_empty());
@@ -362,27 +424,119 @@ mod tests {
         send(&others, &message(5000));
         assert_eq!(given(&mut third).len(), 5005);
         // Nor does another connection share this one's bound, only that of the process.
-        let (others, mut fourth) = body(1 << 20, &process.of_connection());
+        let other = process.of_connection(0);
+        let (others, mut fourth) = body(1 << 20, &other);
         send(&others, &message(2000)[..600]);
         assert!(given(&mut fourth).is_empty());
-        send(&others, &[7]);
-        assert!(fourth.frame().await.unwrap().is_err());
-        assert_eq!(process.bytes.load(Ordering::Relaxed), 900);
-        drop((first, second, third, fourth));
+        let (others, mut fifth) = body(1 << 20, &other);
+        send(&others, &[0]);
+        assert!(fifth.frame().await.unwrap().is_err());
+        assert_eq!(process.bytes.load(Ordering::Relaxed), 1500);
+        drop((first, second, third, fourth, fifth));
         assert_eq!(process.bytes.load(Ordering::Relaxed), 0);
         assert_eq!(connection.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
+    async fn the_only_message_of_a_connection_is_never_refused() {
+        let process = room(1000, 1500);
+        let full: Vec<_> = (0..2)
+            .map(|_| {
+                let (frames, mut arriving) = body(1 << 20, &process.of_connection(0));
+                send(&frames, &message(1000)[..750]);
+                assert!(given(&mut arriving).is_empty());
+                (frames, arriving)
+            })
+            .collect();
+        let connection = process.of_connection(0);
+        let (frames, mut arriving) = body(5000, &connection);
+        let bytes = message(5000);
+        for chunk in bytes[..5000].chunks(100) {
+            send(&frames, chunk);
+            assert!(given(&mut arriving).is_empty());
+            // One more is one too many, and does not disturb the first.
+            let (others, mut second) = body(5000, &connection);
+            send(&others, &[0]);
+            assert!(second.frame().await.unwrap().is_err());
+        }
+        send(&frames, &bytes[5000..]);
+        assert_eq!(given(&mut arriving), bytes);
+        assert_eq!(process.bytes.load(Ordering::Relaxed), 1500);
+        drop(full);
+    }
+
+    #[test]
+    fn a_connection_has_room_for_its_longest_message_and_a_small_part_of_all() {
+        let clients = Arc::new(ArrivingBytes::of_clients());
+        let usual = clients.of_connection(2 << 20).bytes_max;
+        assert_eq!(usual, CLIENT_CONNECTION_BYTES_MAX);
+        assert!(usual * 16 <= PROCESS_BYTES_MAX);
+        let long = clients.of_connection(100 << 20).bytes_max;
+        assert_eq!(long, (100 << 20) + HEADER_BYTES);
+        let peers = Arc::new(ArrivingBytes::of_peers());
+        let longest = crate::raft::network::MESSAGE_BYTES_MAX;
+        let usual = peers.of_connection(longest).bytes_max;
+        assert_eq!(usual, PEER_CONNECTION_BYTES_MAX);
+        assert!(longest + HEADER_BYTES < usual && usual * 8 <= PROCESS_BYTES_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_does_not_go_on_is_given_up() {
+        let process = room(1000, 1000);
+        let connection = process.of_connection(0);
+        let (frames, mut arriving) = body(1000, &connection);
+        let bytes = message(500);
+        // However slow, as long as it goes on.
+        for chunk in bytes.chunks(100) {
+            send(&frames, chunk);
+            given(&mut arriving);
+            let silent = STALLED_AFTER - Duration::from_secs(1);
+            let more = tokio::time::timeout(silent, arriving.frame());
+            assert!(more.await.is_err());
+        }
+        // Between messages nothing is awaited.
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, arriving.frame()).await.is_err());
+        send(&frames, &bytes);
+        assert_eq!(given(&mut arriving), bytes);
+
+        // Part of a header is part of a message; frames without bytes are no progress.
+        for part in [3, 300] {
+            let (frames, mut arriving) = body(1000, &connection);
+            send(&frames, &bytes[..part]);
+            assert!(given(&mut arriving).is_empty());
+            let begun = Instant::now();
+            let half = tokio::time::timeout(STALLED_AFTER / 2, arriving.frame());
+            assert!(half.await.is_err());
+            send(&frames, &[]);
+            let refused = arriving.frame().await.unwrap().unwrap_err();
+            let refused = refused.downcast::<Status>().unwrap();
+            assert_eq!(refused.code(), tonic::Code::DeadlineExceeded);
+            // Timers have a granularity of a millisecond.
+            assert!(begun.elapsed() <= STALLED_AFTER + Duration::from_millis(2));
+            assert_eq!(process.bytes.load(Ordering::Relaxed), 0);
+            assert!(arriving.frame().await.is_none());
+        }
+
+        // What came while nobody asked for it came in time.
+        let (frames, mut arriving) = body(1000, &connection);
+        send(&frames, &bytes[..300]);
+        assert!(given(&mut arriving).is_empty());
+        send(&frames, &bytes[300..]);
+        tokio::time::advance(hour).await;
+        assert_eq!(given(&mut arriving), bytes);
+    }
+
+    #[tokio::test]
     async fn too_long_and_unfinished_messages_are_left_to_the_decoder() {
         let process = room(1000, 1000);
-        let (frames, mut arriving) = body(100, &process.of_connection());
+        let (frames, mut arriving) = body(100, &process.of_connection(0));
         send(&frames, &message(101)[..5]);
         assert_eq!(given(&mut arriving), message(101)[..5]);
         send(&frames, &[7; 3000]);
         assert_eq!(given(&mut arriving).len(), 3000);
 
-        let (frames, mut arriving) = body(100, &process.of_connection());
+        let (frames, mut arriving) = body(100, &process.of_connection(0));
         send(&frames, &message(50)[..30]);
         assert!(given(&mut arriving).is_empty());
         drop(frames);

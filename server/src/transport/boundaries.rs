@@ -4,7 +4,7 @@
 use bytes::Buf as _;
 
 /// Flag and length.
-const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
 
 /// Follows a stream of bytes, however it is cut.
 #[derive(Debug, Default)]

@@ -143,7 +143,10 @@ pub async fn find_peers(node: Arc<Node>) {
             ),
             Err(error) => tracing::warn!(error = %error, "cannot find the other members"),
         }
-        tokio::time::sleep(ASK_TIMEOUT).await;
+        tokio::select! {
+            () = tokio::time::sleep(ASK_TIMEOUT) => {}
+            () = node.stopping.cancelled() => return,
+        }
     }
 }
 
