@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use keelson_proto::error::Error;
@@ -139,6 +140,15 @@ impl leader_server::Leader for LeaderService {
     }
 }
 
+/// A command that a follower forwards, and its length in the log: what this version does not know of
+/// it is dropped here, and the sender's encoding need not be the shortest.
+fn forwarded(encoded: Bytes) -> Option<(Command, usize)> {
+    let command = Command::decode(encoded).ok()?;
+    command.request.as_ref()?;
+    let command_bytes = command.encoded_len();
+    Some((command, command_bytes))
+}
+
 /// Starts one request; its answer goes to `results`.
 async fn take(
     node: &Arc<Node>,
@@ -152,10 +162,9 @@ async fn take(
         Some(forward_item::Request::Propose(encoded)) => {
             let results = results.clone();
             let waiter = Waiter::Remote { id, results };
-            let command_bytes = encoded.len();
-            match Command::decode(encoded) {
+            match forwarded(encoded) {
                 // A follower that is not to propose here is told so by Raft, through the waiter.
-                Ok(command) if command.request.is_some() => {
+                Some((command, command_bytes)) => {
                     let proposal = Proposal {
                         command,
                         command_bytes,
@@ -164,7 +173,7 @@ async fn take(
                     node.enqueue(proposal).await;
                 }
                 // One that this version does not know would end every member that applies it.
-                Ok(_) | Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
+                None => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
             }
             return;
         }
@@ -260,4 +269,33 @@ async fn answer(results: &mpsc::Sender<ForwardResult>, id: u64, result: forward_
             })
             .await,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_proto::etcdserverpb::PutRequest;
+    use keelson_proto::keelsonpb::command;
+
+    use super::*;
+
+    #[test]
+    fn a_forwarded_command_has_the_length_that_it_will_have_in_the_log() {
+        let put = PutRequest {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+            ..PutRequest::default()
+        };
+        let command = Command {
+            request: Some(command::Request::Put(put)),
+            ..Command::default()
+        };
+        let canonical = command.encode_to_vec();
+        // Field 99, a varint of three bytes where one is enough: a newer member's, or a hostile one's.
+        let mut longer = canonical.clone();
+        longer.extend_from_slice(&[0x98, 0x06, 0x81, 0x80, 0x00]);
+        let (taken, bytes) = forwarded(longer.into()).unwrap();
+        assert_eq!((&taken, bytes), (&command, canonical.len()));
+        assert!(forwarded(Bytes::new()).is_none());
+        assert!(forwarded(Bytes::from_static(b"\xff")).is_none());
+    }
 }

@@ -6,7 +6,7 @@
 //! flight until it is applied, not until it is answered: from then on dbSize has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
@@ -43,8 +43,7 @@ impl Quota {
         if cost == 0 || quota == 0 {
             return Ok(None);
         }
-        let before = self.in_flight.load(Ordering::Relaxed);
-        let reservation = Reservation::new(&self.in_flight, cost);
+        let (reservation, before) = Reservation::new(&self.in_flight, cost);
         let reader = node.reader();
         // What is free within the size is taken first.
         let size = reader.db_size_bytes().max(reader.in_use_bytes() + before);

@@ -148,8 +148,13 @@ impl Known {
         check_consecutive(prev, &request.entries)?;
         let last = request.entries.last().map(|entry| &entry.log_id);
         check_log_id("entry", last, vote)?;
-        self.check_committed("previous log id", prev)?;
         self.check_committed("commit", commit)?;
+        // A leader of an earlier term may still hold what others have replaced since. Raft tells it
+        // of the later term before it looks at any log.
+        if vote.leader_id.term < self.term {
+            return Ok(());
+        }
+        self.check_committed("previous log id", prev)?;
         for entry in &request.entries {
             self.check_committed("entry", Some(&entry.log_id))?;
         }

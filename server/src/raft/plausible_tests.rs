@@ -191,6 +191,12 @@ fn what_is_committed_stays() {
     }
     let over = append(Some(log_id(4, 98)), &[log_id(4, 99), log_id(5, 100)]);
     known.check_append(FROM, &over).unwrap_err();
+    // A leader that was cut off while others went on may still send what it had begun.
+    let mut stale = append(Some(log_id(3, 99)), &[log_id(3, 100), log_id(3, 101)]);
+    stale.vote = vote(4, FROM, true);
+    known.check_append(FROM, &stale).unwrap();
+    stale.leader_commit = Some(log_id(3, 100));
+    known.check_append(FROM, &stale).unwrap_err();
 }
 
 #[test]

@@ -184,7 +184,10 @@ impl raft_server::Raft for RaftService {
             let applied = metrics.last_applied.as_ref().map(LogId::index);
             let last = metrics.last_log_index;
             let leads_nobody = self.context.leadership.view(&metrics).leader.is_none();
-            (last, leads_nobody && may_hold_unknown(applied, last))
+            let voted = &metrics.vote.leader_id;
+            let for_other = voted.term > 0 && voted.voted_for != self.context.member_id;
+            let unknown = may_hold_unknown(applied, last, for_other);
+            (last, leads_nobody && unknown)
         };
         Ok(Response::new(keelsonpb::HelloResponse {
             protocol_version: PROTOCOL_VERSION,
@@ -404,9 +407,11 @@ pub(super) fn implausible(from: u64, reason: &Implausible) -> Status {
 
 /// Whether the log may tell of members what is not applied yet. The first entry does not: it is the
 /// membership of the bootstrap, and whoever waits to hear that it is new to this member would wait for
-/// ever, since without its vote the entry is never applied.
-fn may_hold_unknown(applied: Option<u64>, last: Option<u64>) -> bool {
-    applied < last && last > Some(BOOTSTRAP_INDEX)
+/// ever, since without its vote the entry is never applied. But if this member has voted for another
+/// one, the election may have been won, and what followed may not have come here.
+fn may_hold_unknown(applied: Option<u64>, last: Option<u64>, voted_for_other: bool) -> bool {
+    let voted_away = applied.is_none() && voted_for_other;
+    voted_away || applied < last && last > Some(BOOTSTRAP_INDEX)
 }
 
 fn append_to_proto(

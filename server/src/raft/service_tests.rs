@@ -144,9 +144,13 @@ proptest! {
 
 #[test]
 fn the_entry_of_the_bootstrap_tells_nothing_of_members() {
-    assert!(!may_hold_unknown(None, None));
-    assert!(!may_hold_unknown(None, Some(0)));
-    assert!(may_hold_unknown(None, Some(1)));
-    assert!(may_hold_unknown(Some(0), Some(1)));
-    assert!(!may_hold_unknown(Some(1), Some(1)));
+    assert!(!may_hold_unknown(None, None, false));
+    assert!(!may_hold_unknown(None, Some(0), false));
+    assert!(may_hold_unknown(None, Some(1), false));
+    assert!(may_hold_unknown(Some(0), Some(1), false));
+    assert!(!may_hold_unknown(Some(1), Some(1), false));
+    // Elected by this member, another one may have gone on without it.
+    assert!(may_hold_unknown(None, None, true));
+    assert!(may_hold_unknown(None, Some(0), true));
+    assert!(!may_hold_unknown(Some(1), Some(1), true));
 }

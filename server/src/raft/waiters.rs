@@ -45,14 +45,15 @@ struct Reserved {
 }
 
 impl Reservation {
-    /// Adds `cost` to what is in flight.
+    /// Adds `cost` to what is in flight, and says what was before.
     #[must_use]
-    pub fn new(in_flight: &Arc<AtomicU64>, cost: u64) -> Self {
-        in_flight.fetch_add(cost, Ordering::Relaxed);
-        Self(Arc::new(Reserved {
+    pub fn new(in_flight: &Arc<AtomicU64>, cost: u64) -> (Self, u64) {
+        let before = in_flight.fetch_add(cost, Ordering::Relaxed);
+        let reserved = Reserved {
             in_flight: Arc::clone(in_flight),
             cost: AtomicU64::new(cost),
-        }))
+        };
+        (Self(Arc::new(reserved)), before)
     }
 
     fn release(&self) {
@@ -236,9 +237,10 @@ mod tests {
     #[test]
     fn a_reservation_is_given_back_once() {
         let in_flight = Arc::new(AtomicU64::new(0));
-        let kept = Reservation::new(&in_flight, 10);
+        let (kept, _) = Reservation::new(&in_flight, 10);
         let (applied, _answer) = LocalWaiter::new(Some(kept.clone()));
-        let other = Reservation::new(&in_flight, 5);
+        let (other, before) = Reservation::new(&in_flight, 5);
+        assert_eq!(before, 10);
         let (lost, _answer) = LocalWaiter::new(Some(other));
         assert_eq!(in_flight.load(Ordering::Relaxed), 15);
         // Applied, although the request has not been answered yet.

@@ -130,8 +130,10 @@ impl KeeperHandle {
     /// The store goes on with the old state until [`Store::replace`](super::Store::replace).
     pub fn install(&self, received: Received) -> Result<Installed, StoreError> {
         let installed = self.keeper.core.lock().install(received);
-        // It looks after the files that were replaced.
+        // It looks after the files that were replaced, unless it was just about to sleep.
+        let pending = self.keeper.pending.lock();
         self.keeper.wake.notify_one();
+        drop(pending);
         installed
     }
 
