@@ -1,7 +1,7 @@
 //! Calls of Maintenance and Cluster, one after the other, each with its deadline.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use crate::compare::cluster::Cluster;
 use crate::transport::{Connection, framed};
 
 /// Deadline of a call: etcd defragments a GiB in a minute.
@@ -20,6 +21,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// What a snapshot file's length leaves when divided by a sector: that of its hash.
 const HASH_BYTES: u64 = 32;
 const SECTOR_BYTES: u64 = 512;
+/// How long there may be no leader.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A client of one member.
 pub(super) struct Caller {
@@ -111,4 +115,25 @@ impl Caller {
         let streamed = async { timeout(CALL_TIMEOUT, stream).await };
         self.runtime.block_on(streamed).context("Snapshot")?
     }
+}
+
+/// The leader among the members at these places.
+pub(super) fn leader(cluster: &Cluster, places: &[usize]) -> anyhow::Result<(Caller, usize)> {
+    let began = Instant::now();
+    while began.elapsed() < LEADER_TIMEOUT {
+        for &place in places {
+            let mut caller = Caller::connect(&cluster.endpoint(place)?)?;
+            let status = caller.status()?;
+            if status.leader == member_id(&status) {
+                return Ok((caller, place));
+            }
+        }
+        std::thread::sleep(LEADER_POLL_INTERVAL);
+    }
+    bail!("there is no leader")
+}
+
+/// Who answered.
+pub(super) fn member_id(status: &StatusResponse) -> u64 {
+    status.header.as_ref().map_or(0, |header| header.member_id)
 }

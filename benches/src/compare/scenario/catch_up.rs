@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::calls::Caller;
+use super::calls::{Caller, leader};
 use super::growth::Growth;
 use super::{Figures, fill, mib};
 use crate::compare::cluster::Cluster;
@@ -59,21 +59,4 @@ pub(super) fn measure(cluster: &mut Cluster, options: &CompareOptions) -> anyhow
 fn has_revision(endpoint: &str, revision: i64) -> bool {
     let status = Caller::connect(endpoint).and_then(|mut caller| caller.status());
     status.is_ok_and(|status| status.header.unwrap_or_default().revision >= revision)
-}
-
-/// The leader among the members at these places.
-pub(super) fn leader(cluster: &Cluster, places: &[usize]) -> anyhow::Result<(Caller, usize)> {
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(10) {
-        for &place in places {
-            let mut caller = Caller::connect(&cluster.endpoint(place)?)?;
-            let status = caller.status()?;
-            let id = status.header.unwrap_or_default().member_id;
-            if status.leader == id {
-                return Ok((caller, place));
-            }
-        }
-        std::thread::sleep(POLL_INTERVAL);
-    }
-    bail!("there is no leader")
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::calls::Caller;
-use super::{CLIENTS, Figures, catch_up};
+use super::calls::{Caller, leader, member_id};
+use super::{CLIENTS, Figures};
 use crate::compare::cluster::Cluster;
 use crate::compare::options::CompareOptions;
 use crate::compare::traffic::{Calls, Traffic};
@@ -24,17 +24,17 @@ pub(super) fn measure(cluster: &mut Cluster, options: &CompareOptions) -> anyhow
     let traffic = Traffic::start(options, endpoints, CLIENTS, put, KEYS)?;
     let before = traffic.go_on(BETWEEN_TIME)?;
 
-    let (mut leader, place) = catch_up::leader(cluster, &MEMBERS)?;
+    let (mut leads, place) = leader(cluster, &MEMBERS)?;
     let other = MEMBERS.iter().find(|other| **other != place);
     let other = *other.context("no other member")?;
     let target = Caller::connect(&cluster.endpoint(other)?)?.status()?;
     let moved = Instant::now();
-    leader.move_leader(target.header.unwrap_or_default().member_id)?;
+    leads.move_leader(member_id(&target))?;
     let move_call = moved.elapsed();
     traffic.go_on(BETWEEN_TIME)?;
     let moved = moved..Instant::now();
 
-    let (_, ended) = catch_up::leader(cluster, &MEMBERS)?;
+    let (_, ended) = leader(cluster, &MEMBERS)?;
     let terminated = Instant::now();
     cluster.terminate_member(ended)?;
     cluster.reap_member(ended)?;
@@ -45,7 +45,7 @@ pub(super) fn measure(cluster: &mut Cluster, options: &CompareOptions) -> anyhow
     cluster.wait_for_member(ended)?;
     traffic.go_on(BETWEEN_TIME)?;
 
-    let (_, lost) = catch_up::leader(cluster, &MEMBERS)?;
+    let (_, lost) = leader(cluster, &MEMBERS)?;
     let killed = Instant::now();
     cluster.kill_member(lost)?;
     traffic.go_on(BETWEEN_TIME)?;

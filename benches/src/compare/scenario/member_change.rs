@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::calls::Caller;
-use super::{CLIENTS, Figures, catch_up};
+use super::calls::{Caller, leader, member_id};
+use super::{CLIENTS, Figures};
 use crate::compare::cluster::Cluster;
 use crate::compare::options::CompareOptions;
 use crate::compare::traffic::{Calls, Traffic};
@@ -25,7 +25,7 @@ pub(super) fn measure(cluster: &mut Cluster, options: &CompareOptions) -> anyhow
     traffic.go_on(Duration::from_secs(1))?;
     let before = traffic.go_on(BETWEEN_TIME)?;
 
-    let (mut leader, leads) = catch_up::leader(cluster, &MEMBERS)?;
+    let (mut leader, leads) = leader(cluster, &MEMBERS)?;
     let (joiner, peer_url) = cluster.prepare_member()?;
     let added = Instant::now();
     leader.add_member(peer_url)?;
@@ -40,7 +40,7 @@ pub(super) fn measure(cluster: &mut Cluster, options: &CompareOptions) -> anyhow
     let follower = *follower.context("no follower")?;
     let id = Caller::connect(&cluster.endpoint(follower)?)?.status()?;
     let removed = Instant::now();
-    leader.remove_member(id.header.unwrap_or_default().member_id)?;
+    leader.remove_member(member_id(&id))?;
     let remove_call = removed.elapsed();
     cluster.reap_member(follower)?;
     traffic.go_on(BETWEEN_TIME)?;
