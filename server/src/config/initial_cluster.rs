@@ -43,6 +43,15 @@ impl InitialCluster {
             .map(|(name, urls)| (name.as_str(), urls.as_slice()))
     }
 
+    /// Names and URLs, in text.
+    #[must_use]
+    pub fn texts(&self) -> Vec<(String, Vec<String>)> {
+        let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
+        self.members()
+            .map(|(name, urls)| (name.to_owned(), texts(urls)))
+            .collect()
+    }
+
     /// The URLs of a member.
     #[must_use]
     pub fn urls(&self, name: &str) -> Option<&[Url]> {

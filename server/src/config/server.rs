@@ -31,11 +31,7 @@ impl Config {
             wal_dir: member.wal_dir.clone(),
             advertise_peer_urls: texts(&clustering.initial_advertise_peer_urls),
             advertise_client_urls: texts(&clustering.advertise_client_urls),
-            initial_cluster: clustering
-                .initial_cluster
-                .members()
-                .map(|(name, urls)| (name.to_owned(), texts(urls)))
-                .collect(),
+            initial_cluster: clustering.initial_cluster.texts(),
             initial_cluster_token: clustering.initial_cluster_token.clone(),
             discovery: (!clustering.discovery_endpoints.is_empty()).then(|| Discovery {
                 token: clustering.discovery_token.clone(),

@@ -81,11 +81,7 @@ pub async fn discover(
         cluster = %cluster,
         "discovery joined cluster successfully"
     );
-    let texts = |urls: &[crate::config::Url]| urls.iter().map(ToString::to_string).collect();
-    let members = cluster.members();
-    Ok(members
-        .map(|(name, urls)| (name.to_owned(), texts(urls)))
-        .collect())
+    Ok(cluster.texts())
 }
 
 async fn wait_for_members(

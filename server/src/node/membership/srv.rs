@@ -114,11 +114,7 @@ async fn members(
             return Err(mismatch(name, &own, &wanted));
         }
     }
-    let texts = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
-    let members = cluster.members();
-    Ok(members
-        .map(|(name, urls)| (name.to_owned(), texts(urls)))
-        .collect())
+    Ok(cluster.texts())
 }
 
 /// `name=URL` of each usable record of a service.
