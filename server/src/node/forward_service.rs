@@ -24,6 +24,7 @@ use super::Node;
 use super::propose::Proposal;
 use super::read_index;
 use crate::raft::service::PeerContext;
+use crate::raft::types::Measured;
 use crate::raft::waiters::{ProposeError, Waiter, to_proto};
 
 /// Answers that wait to be sent: as many as a follower may have requests under way.
@@ -140,13 +141,11 @@ impl leader_server::Leader for LeaderService {
     }
 }
 
-/// A command that a follower forwards, and its length in the log: what this version does not know of
-/// it is dropped here, and the sender's encoding need not be the shortest.
-fn forwarded(encoded: Bytes) -> Option<(Command, usize)> {
+/// A command that a follower forwards, without what this version does not know of it.
+fn forwarded(encoded: Bytes) -> Option<Measured> {
     let command = Command::decode(encoded).ok()?;
     command.request.as_ref()?;
-    let command_bytes = command.encoded_len();
-    Some((command, command_bytes))
+    Some(Measured::of(command))
 }
 
 /// Starts one request; its answer goes to `results`.
@@ -164,14 +163,7 @@ async fn take(
             let waiter = Waiter::Remote { id, results };
             match forwarded(encoded) {
                 // A follower that is not to propose here is told so by Raft, through the waiter.
-                Some((command, command_bytes)) => {
-                    let proposal = Proposal {
-                        command,
-                        command_bytes,
-                        waiter,
-                    };
-                    node.enqueue(proposal).await;
-                }
+                Some(command) => node.enqueue(Proposal { command, waiter }).await,
                 // One that this version does not know would end every member that applies it.
                 None => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
             }
@@ -293,8 +285,11 @@ mod tests {
         // Field 99, a varint of three bytes where one is enough: a newer member's, or a hostile one's.
         let mut longer = canonical.clone();
         longer.extend_from_slice(&[0x98, 0x06, 0x81, 0x80, 0x00]);
-        let (taken, bytes) = forwarded(longer.into()).unwrap();
-        assert_eq!((&taken, bytes), (&command, canonical.len()));
+        let taken = forwarded(longer.into()).unwrap();
+        assert_eq!(
+            (taken.command(), taken.bytes()),
+            (&command, canonical.len())
+        );
         assert!(forwarded(Bytes::new()).is_none());
         assert!(forwarded(Bytes::from_static(b"\xff")).is_none());
     }

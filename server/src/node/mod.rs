@@ -40,6 +40,7 @@ use tonic::Status;
 
 use crate::raft::peers::Peers;
 use crate::raft::service::Raft;
+use crate::raft::types::Measured;
 use crate::raft::waiters::{Answer, Forwarded, LocalWaiter, ProposeError, Reservation, Waiter};
 
 pub mod checkpoints;
@@ -344,15 +345,14 @@ impl Node {
     ) -> Result<Response, NodeError> {
         let operation = Operation::of_request(Some(&request));
         let command = self.command(request);
-        let command_bytes = command.encoded_len();
-        if command_bytes > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
+        if command.bytes() > self.config.max_request_bytes + KEY_OVERHEAD_BYTES {
             return Err(Error::RequestTooLarge.into());
         }
         self.check_lag()?;
         let began = tokio::time::Instant::now();
         let mut pending = PendingProposal::begin(&*self.metrics, operation, began);
         let replicated = self
-            .within_timeout(self.replicate(command, command_bytes, reservation))
+            .within_timeout(self.replicate(command, reservation))
             .await;
         pending.ok = matches!(replicated, Ok(Ok(_)));
         pending.succeeded = matches!(replicated, Ok(Ok(Ok(_))));
@@ -381,9 +381,7 @@ impl Node {
     /// # Errors
     /// NotLeader, what apply refuses, and what leaves its fate unknown.
     pub async fn propose_as_leader(&self, request: Request) -> Result<(), NodeError> {
-        let command = self.command(request);
-        let command_bytes = command.encoded_len();
-        let proposed = self.propose_here(command, command_bytes, None);
+        let proposed = self.propose_here(self.command(request), None);
         match self.within_timeout(proposed).await {
             Ok(Ok(outcome)) => outcome.map(drop).map_err(NodeError::Etcd),
             Ok(Err(ProposeError::Definite(error) | ProposeError::Indefinite(error))) => {
@@ -399,13 +397,13 @@ impl Node {
         self.deadlines.within(limit, request).await
     }
 
-    fn command(&self, request: Request) -> Command {
-        Command {
+    fn command(&self, request: Request) -> Measured {
+        Measured::of(Command {
             request_id: self.next_request_id.fetch_add(1, Ordering::Relaxed),
             user: String::new(),
             auth_revision: 0,
             request: Some(request),
-        }
+        })
     }
 
     /// Refuses proposals while apply is far behind.
@@ -426,17 +424,16 @@ impl Node {
     /// was not appended is tried again until the caller's timeout.
     async fn replicate(
         &self,
-        command: Command,
-        command_bytes: usize,
+        command: Measured,
         reservation: Option<Reservation>,
     ) -> Result<Outcome, NodeError> {
         loop {
             let view = self.status.leader();
             let answer = if self.raft.is_leader() {
                 let (command, reservation) = (command.clone(), reservation.clone());
-                self.propose_here(command, command_bytes, reservation).await
+                self.propose_here(command, reservation).await
             } else if let Some(leader) = view.remote() {
-                self.propose_through(leader, &command, reservation.clone())
+                self.propose_through(leader, command.command(), reservation.clone())
                     .await
             } else {
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -454,16 +451,10 @@ impl Node {
         }
     }
 
-    async fn propose_here(
-        &self,
-        command: Command,
-        command_bytes: usize,
-        reservation: Option<Reservation>,
-    ) -> Answer {
+    async fn propose_here(&self, command: Measured, reservation: Option<Reservation>) -> Answer {
         let (waiter, receiver) = LocalWaiter::new(reservation);
         self.enqueue(Proposal {
             command,
-            command_bytes,
             waiter: Waiter::Local(waiter),
         })
         .await;

@@ -9,14 +9,13 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use keelson_proto::error::Error;
-use keelson_proto::keelsonpb::Command;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::mpsc;
 
 use crate::raft::service::Raft;
-use crate::raft::types::{Batch, BatchBuilder, TypeConfig};
+use crate::raft::types::{Batch, BatchBuilder, Measured, TypeConfig};
 use crate::raft::waiters::{ProposeError, Waiter};
 
 /// Commands in one raft entry. Beyond it a batch gains nothing and only delays its first command.
@@ -32,9 +31,7 @@ pub const QUEUE_MAX: usize = 16 * 1024;
 /// A command and who waits for it.
 pub struct Proposal {
     /// The command.
-    pub command: Command,
-    /// Its encoded length.
-    pub command_bytes: usize,
+    pub command: Measured,
     /// Who gets the outcome.
     pub waiter: Waiter,
 }
@@ -76,7 +73,7 @@ pub async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
 /// Takes what waits, up to the bounds; gives back a proposal that no longer fits.
 fn fill(first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> (Batch, Option<Proposal>) {
     let mut batch = BatchBuilder::default();
-    batch.push(first.command, first.command_bytes, first.waiter);
+    batch.push(first.command, first.waiter);
     let mut rest = None;
     while batch.len() < BATCH_COMMANDS_MAX && batch.bytes() < BATCH_BYTES_MAX {
         let Ok(proposal) = queue.try_recv() else {
@@ -85,11 +82,11 @@ fn fill(first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> (Batch, Option
         if proposal.waiter.is_gone() {
             continue;
         }
-        if batch.bytes() + proposal.command_bytes > BATCH_BYTES_MAX {
+        if batch.bytes() + proposal.command.bytes() > BATCH_BYTES_MAX {
             rest = Some(proposal);
             break;
         }
-        batch.push(proposal.command, proposal.command_bytes, proposal.waiter);
+        batch.push(proposal.command, proposal.waiter);
     }
     (batch.build(), rest)
 }

@@ -118,6 +118,35 @@ impl Batch {
     }
 }
 
+/// A command with the length that its encoding has in a batch: worked out once, and always of this very
+/// command. Another encoding of it, a peer's for example, may be longer.
+#[derive(Clone)]
+pub struct Measured {
+    command: Command,
+    bytes: usize,
+}
+
+impl Measured {
+    /// Measures a command.
+    #[must_use]
+    pub fn of(command: Command) -> Self {
+        let bytes = command.encoded_len();
+        Self { command, bytes }
+    }
+
+    /// The command.
+    #[must_use]
+    pub fn command(&self) -> &Command {
+        &self.command
+    }
+
+    /// Its encoded length.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 /// A batch that is being filled with this member's own requests.
 #[derive(Default)]
 pub struct BatchBuilder {
@@ -129,11 +158,11 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Adds a command, whose encoded length is `len`, and who waits for it.
-    pub fn push(&mut self, command: Command, len: usize, waiter: Waiter) {
-        self.bytes += len;
+    /// Adds a command and who waits for it.
+    pub fn push(&mut self, Measured { command, bytes }: Measured, waiter: Waiter) {
+        self.bytes += bytes;
         self.commands.push(command);
-        self.lengths.push(len);
+        self.lengths.push(bytes);
         self.waiters.push(waiter);
     }
 
@@ -222,7 +251,7 @@ mod tests {
         let mut builder = BatchBuilder::default();
         for command in &commands {
             let waiter = Waiter::Local(LocalWaiter::new(None).0);
-            builder.push(command.clone(), command.encoded_len(), waiter);
+            builder.push(Measured::of(command.clone()), waiter);
         }
         let batch = builder.build();
         assert_eq!(batch.take_commands().unwrap(), commands);
