@@ -141,6 +141,11 @@ impl Client {
         let Some(deadline) = self.deadline else {
             return work.await;
         };
+        if deadline <= Instant::now() {
+            return Err(Error::DeadlineExceeded {
+                no_connection: None,
+            });
+        }
         match tokio::time::timeout_at(deadline, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::DeadlineExceeded {

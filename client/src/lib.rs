@@ -3,12 +3,10 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | endpoints, limits, keepalive, who speaks |
-//! | [`endpoint`] | what an endpoint's text means |
-//! | [`client`] | [`Client`]: a call goes to a connected endpoint, and again where that is safe |
+//! | [`client`] | [`Client`](client::Client): a call goes to a connected endpoint, and again where that is safe |
 //! | [`calls`] | every unary call of the API, and whether it may be repeated |
 //! | [`watch`] | a watch that goes on where it was when its member goes away |
 //! | [`lease`] | keeping a lease alive |
-//! | [`concurrency`] | sessions, locks and elections out of keys and leases |
 //! | [`error`] | what can go wrong, with etcd's texts |
 //!
 //! **A write is sent once.** It is repeated only when it certainly reached nobody: no connection could
@@ -23,8 +21,9 @@ mod balancer;
 pub mod calls;
 pub mod client;
 pub mod config;
-pub mod endpoint;
+mod endpoint;
 pub mod error;
+pub mod lease;
 mod metadata;
 pub mod watch;
 

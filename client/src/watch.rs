@@ -123,35 +123,26 @@ impl Watch {
     }
 
     async fn open_once(&self) -> Result<Stream, Error> {
-        let (requests, queue) = mpsc::channel(REQUESTS);
-        let create = WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(self.create.clone())),
-        };
-        // The queue is new and has room.
-        drop(requests.try_send(create));
-        // Only the first attempt that reaches somebody takes the queue; the loop above makes a new one.
-        let queue = std::sync::Mutex::new(Some(queue));
-        let responses = self
-            .client
-            .open(|channel, limits, token| {
-                let queue = queue.lock().map_or(None, |mut queue| queue.take());
-                async move {
-                    let queue = queue.ok_or_else(|| {
-                        tonic::Status::unavailable("the watch stream could not be opened")
-                    })?;
-                    let stream = ReceiverStream::new(queue);
-                    let request = metadata::request(stream, token.as_ref(), Leader::Required);
-                    WatchClient::new(channel)
-                        .max_decoding_message_size(limits.response_bytes)
-                        .watch(request)
-                        .await
-                }
-            })
-            .await?;
-        Ok(Stream {
-            requests,
-            responses,
-        })
+        let opened = self.client.open(|channel, limits, token| {
+            let (requests, queue) = mpsc::channel(REQUESTS);
+            // The queue is new and has room.
+            drop(requests.try_send(WatchRequest {
+                request_union: Some(RequestUnion::CreateRequest(self.create.clone())),
+            }));
+            async move {
+                let stream = ReceiverStream::new(queue);
+                let request = metadata::request(stream, token.as_ref(), Leader::Required);
+                let response = WatchClient::new(channel)
+                    .max_decoding_message_size(limits.response_bytes)
+                    .watch(request)
+                    .await?;
+                Ok(response.map(|responses| Stream {
+                    requests,
+                    responses,
+                }))
+            }
+        });
+        opened.await
     }
 }
 

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alarm, defrag, downgrade, endpoint, file, hashkv, member, migrate, move_leader,
-    snapshot_restore,
+    alarm, compaction, defrag, del, downgrade, endpoint, file, get, hashkv, lease, member, migrate,
+    move_leader, put, snapshot_restore, txn,
 };
 pub(crate) use crate::global::Global;
 
@@ -25,6 +25,19 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Gets the key or a range of keys
+    Get(get::Get),
+    /// Puts the given key into the store
+    Put(put::Put),
+    /// Removes the specified key or range of keys [key, range_end)
+    Del(del::Del),
+    /// Txn processes all the requests in one transaction
+    Txn(txn::Txn),
+    /// Compacts the event history in etcd
+    Compaction(compaction::Compaction),
+    /// Lease related commands
+    #[command(subcommand)]
+    Lease(lease::Lease),
     /// Membership related commands
     #[command(subcommand)]
     Member(member::Member),

@@ -31,14 +31,14 @@ pub(crate) fn report(error: &clap::Error, root: &clap::Command, args: &[String])
         }
         _ => {
             let (mut command, _) = innermost(root, args);
-            eprintln!("Error: {}", text(error));
+            eprintln!("Error: {}", text(error, args));
             eprintln!("{}", command.render_usage());
             ExitCode::FAILURE
         }
     }
 }
 
-fn text(error: &clap::Error) -> String {
+fn text(error: &clap::Error, args: &[String]) -> String {
     let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
     // clap says which values a flag takes as well.
     let flag = argument.split([' ', '=', '[']).next().unwrap_or_default();
@@ -49,7 +49,9 @@ fn text(error: &clap::Error) -> String {
             None => {
                 let letter = flag.trim_start_matches('-').chars().next();
                 let letter = letter.map(String::from).unwrap_or_default();
-                format!("unknown shorthand flag: '{letter}' in {flag}")
+                let whole = args.iter().find(|arg| arg.starts_with(flag));
+                let whole = whole.map_or(flag, String::as_str);
+                format!("unknown shorthand flag: '{letter}' in {whole}")
             }
         },
         ErrorKind::InvalidValue if value.is_empty() => format!("flag needs an argument: {flag}"),

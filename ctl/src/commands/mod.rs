@@ -1,22 +1,30 @@
 //! One file a command: its flags, its run, and how its result is shown.
 
 pub(crate) mod alarm;
+pub(crate) mod compaction;
 pub(crate) mod defrag;
+pub(crate) mod del;
 pub(crate) mod downgrade;
 pub(crate) mod endpoint;
 mod endpoint_hashkv;
 mod endpoint_health;
 mod endpoint_status;
 pub(crate) mod file;
+pub(crate) mod get;
 pub(crate) mod hashkv;
+mod key_range;
+pub(crate) mod lease;
 pub(crate) mod member;
 pub(crate) mod migrate;
 pub(crate) mod move_leader;
 mod options;
+pub(crate) mod put;
 pub(crate) mod snapshot_restore;
 mod snapshot_save;
 mod snapshot_status;
+pub(crate) mod txn;
 mod version;
+mod words;
 
 use crate::cli::{Cli, Command, Snapshot};
 use crate::exit::CommandError;
@@ -25,6 +33,12 @@ use crate::exit::CommandError;
 pub(crate) fn run(program: &str, cli: &Cli) -> Result<(), CommandError> {
     let global = &cli.global;
     match &cli.command {
+        Command::Get(get) => get::run(global, get),
+        Command::Put(put) => put::run(global, put),
+        Command::Del(del) => del::run(global, del),
+        Command::Txn(txn) => txn::run(global, txn),
+        Command::Compaction(compaction) => compaction::run(global, compaction),
+        Command::Lease(lease) => lease::run(global, lease),
         Command::Member(member) => member::run(global, member),
         Command::Endpoint(endpoint) => endpoint::run(global, endpoint),
         Command::Alarm(alarm) => alarm::run(global, alarm),

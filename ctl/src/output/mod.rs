@@ -131,5 +131,5 @@ impl Output {
 pub(crate) fn write(bytes: &[u8]) -> Result<(), CommandError> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    written.map_err(CommandError::failed)
+    written.map_err(|error| CommandError::Io(error.to_string()))
 }

@@ -92,6 +92,15 @@ impl Text {
         self.field(&format!("{prefix}ModRevision"), kv.mod_revision);
         self.field(&format!("{prefix}Version"), kv.version);
         self.quoted(&format!("{prefix}Value"), &kv.value);
-        self.field(&format!("{prefix}Lease"), kv.lease);
+        self.lease(&format!("{prefix}Lease"), kv.lease);
+    }
+
+    /// A lease's id, in hexadecimal with `--hex`.
+    pub(crate) fn lease(&mut self, name: &str, id: i64) {
+        if self.hex {
+            self.field(name, format_args!("{id:016x}"));
+        } else {
+            self.field(name, id);
+        }
     }
 }
