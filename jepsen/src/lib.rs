@@ -8,6 +8,7 @@
 //! | [`machines`] | members that fail one by one, each with a disk of its own |
 //! | [`rounds`] | two experiments: power cuts and kills of all members |
 //! | [`full_disk`] | a member's disk fills up |
+//! | [`bootstrap`] | members fail during their first start |
 //! | [`churn`] | members are added, promoted and removed, and fail meanwhile |
 //! | [`install`] | members fail while a checkpoint is streamed and installed |
 //! | [`offline`] | restoring and saving snapshots is cut |
@@ -16,6 +17,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bootstrap;
 pub mod churn;
 pub mod disk;
 pub mod full_disk;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use keelson_jepsen::machines::Blow;
 use keelson_jepsen::rounds::{Fault, Plan, run};
-use keelson_jepsen::{churn, full_disk, install, offline};
+use keelson_jepsen::{bootstrap, churn, full_disk, install, offline};
 
 /// Faults against real processes on real disks.
 #[derive(Parser)]
@@ -21,7 +21,7 @@ struct Arguments {
     /// keelctl; by default the one beside this program.
     #[arg(long)]
     keelctl: Option<PathBuf>,
-    /// How members or tools fail in install, churn, restore and save.
+    /// How members or tools fail in bootstrap, install, churn, restore and save.
     #[arg(long, default_value = "kill")]
     by: BlowName,
     /// Where disks and data are made. Must not be a tmpfs.
@@ -46,6 +46,8 @@ enum FaultName {
     Kill,
     /// Fill the ext4 loop file system of one member (needs root).
     FullDisk,
+    /// Members fail during their very first start.
+    Bootstrap,
     /// Members are added, promoted and removed, and fail meanwhile.
     Churn,
     /// A member that was away is sent checkpoints, and members fail meanwhile.
@@ -104,6 +106,7 @@ async fn main() -> Result<()> {
                 FaultName::PowerCut => run(&plan, Fault::PowerCut).await,
                 FaultName::Kill => run(&plan, Fault::Kill).await,
                 FaultName::FullDisk => full_disk::run(&plan).await,
+                FaultName::Bootstrap => bootstrap::run(&plan, blow).await,
                 FaultName::Churn => churn::run(&plan, blow).await,
                 FaultName::Install => install::run(&plan, blow).await,
                 FaultName::Restore => offline::restores(&plan, &keelctl, blow).await,

@@ -3,6 +3,7 @@
 //! Real processes, a real disk, real power cuts where the machine allows loop mounts. The long form:
 //! `keelson-jepsen power-cut --rounds 10`, `keelson-jepsen kill --rounds 17`,
 //! `keelson-jepsen full-disk`, and each of these with `--by kill` and with `--by power-cut`:
+//! `keelson-jepsen bootstrap --members 1,2,3,5 --value-sizes 100 --rounds 50`,
 //! `keelson-jepsen churn --members 3 --value-sizes 100 --rounds 50`,
 //! `keelson-jepsen install --members 3 --value-sizes 1000 --rounds 20`,
 //! `keelson-jepsen restore --rounds 50` and `keelson-jepsen save --rounds 50`.
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use keelson_jepsen::disk::LoopDisk;
 use keelson_jepsen::machines::Blow;
 use keelson_jepsen::rounds::{Fault, Plan, run};
-use keelson_jepsen::{churn, full_disk, install, offline};
+use keelson_jepsen::{bootstrap, churn, full_disk, install, offline};
 
 fn plan(members: usize, rounds: usize) -> Plan {
     Plan {
@@ -29,6 +30,21 @@ async fn kills_lose_nothing() {
     let tally = run(&plan(1, 2), Fault::Kill).await.unwrap();
     assert!(tally.acknowledged > 0, "the writers wrote nothing");
     let tally = run(&plan(3, 1), Fault::Kill).await.unwrap();
+    assert!(tally.acknowledged > 0, "the writers wrote nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_killed_during_their_first_start_form_a_cluster() {
+    let tally = bootstrap::run(&plan(3, 3), Blow::Kill).await.unwrap();
+    assert!(tally.acknowledged > 0, "the writers wrote nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_whose_power_is_cut_during_their_first_start_form_a_cluster() {
+    if !loop_mounts_work("POWER CUTS DURING THE FIRST START WERE") {
+        return;
+    }
+    let tally = bootstrap::run(&plan(3, 2), Blow::PowerCut).await.unwrap();
     assert!(tally.acknowledged > 0, "the writers wrote nothing");
 }
 

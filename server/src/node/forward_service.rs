@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use keelson_proto::error::Error;
 use keelson_proto::keelsonpb::{
-    Command, ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, MemberChange,
+    ForwardItem, ForwardRequest, ForwardResponse, ForwardResult, LeaseState, MemberChange,
     MemberChanged, forward_item, forward_result, leader_server,
 };
 use parking_lot::Mutex;
@@ -141,13 +140,6 @@ impl leader_server::Leader for LeaderService {
     }
 }
 
-/// A command that a follower forwards, without what this version does not know of it.
-fn forwarded(encoded: Bytes) -> Option<Measured> {
-    let command = Command::decode(encoded).ok()?;
-    command.request.as_ref()?;
-    Some(Measured::of(command))
-}
-
 /// Starts one request; its answer goes to `results`.
 async fn take(
     node: &Arc<Node>,
@@ -161,11 +153,11 @@ async fn take(
         Some(forward_item::Request::Propose(encoded)) => {
             let results = results.clone();
             let waiter = Waiter::Remote { id, results };
-            match forwarded(encoded) {
+            match Measured::from_peer(encoded) {
                 // A follower that is not to propose here is told so by Raft, through the waiter.
-                Some(command) => node.enqueue(Proposal { command, waiter }).await,
+                Ok(command) => node.enqueue(Proposal { command, waiter }).await,
                 // One that this version does not know would end every member that applies it.
-                None => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
+                Err(_) => waiter.failed(ProposeError::Definite(Error::RequestTooLarge)),
             }
             return;
         }
@@ -261,36 +253,4 @@ async fn answer(results: &mpsc::Sender<ForwardResult>, id: u64, result: forward_
             })
             .await,
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use keelson_proto::etcdserverpb::PutRequest;
-    use keelson_proto::keelsonpb::command;
-
-    use super::*;
-
-    #[test]
-    fn a_forwarded_command_has_the_length_that_it_will_have_in_the_log() {
-        let put = PutRequest {
-            key: Bytes::from_static(b"key"),
-            value: Bytes::from_static(b"value"),
-            ..PutRequest::default()
-        };
-        let command = Command {
-            request: Some(command::Request::Put(put)),
-            ..Command::default()
-        };
-        let canonical = command.encode_to_vec();
-        // Field 99, a varint of three bytes where one is enough: a newer member's, or a hostile one's.
-        let mut longer = canonical.clone();
-        longer.extend_from_slice(&[0x98, 0x06, 0x81, 0x80, 0x00]);
-        let taken = forwarded(longer.into()).unwrap();
-        assert_eq!(
-            (taken.command(), taken.bytes()),
-            (&command, canonical.len())
-        );
-        assert!(forwarded(Bytes::new()).is_none());
-        assert!(forwarded(Bytes::from_static(b"\xff")).is_none());
-    }
 }

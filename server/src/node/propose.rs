@@ -15,11 +15,9 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::mpsc;
 
 use crate::raft::service::Raft;
-use crate::raft::types::{Batch, BatchBuilder, Measured, TypeConfig};
+use crate::raft::types::{BATCH_COMMANDS_MAX, Batch, BatchBuilder, Measured, TypeConfig};
 use crate::raft::waiters::{ProposeError, Waiter};
 
-/// Commands in one raft entry. Beyond it a batch gains nothing and only delays its first command.
-const BATCH_COMMANDS_MAX: usize = 1024;
 /// Bytes in one raft entry, unless a single command is larger.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Raft entries on their way. Two: one is being written and replicated while the next one fills.

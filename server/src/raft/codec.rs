@@ -12,7 +12,7 @@ use openraft::entry::RaftEntry as _;
 use openraft::impls::leader_id_std;
 use prost::Message as _;
 
-use super::types::{Batch, Entry, LogId, Membership, Node, StoredMembership, Vote};
+use super::types::{Batch, BatchError, Entry, LogId, Membership, Node, StoredMembership, Vote};
 
 /// Bytes from the log or from a peer that do not decode.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,9 @@ pub enum CodecError {
     /// A membership that cannot be, such as one with a voter that is no member.
     #[error("impossible membership: {0}")]
     Membership(#[source] openraft::errors::MembershipError<u64>),
+    /// A batch that could not be applied.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
 }
 
 impl From<CodecError> for std::io::Error {
@@ -98,11 +101,22 @@ pub fn entry_to_proto(entry: &Entry) -> keelsonpb::Entry {
     }
 }
 
-/// Decodes an entry; its batch is not looked into yet.
+/// Decodes an entry that a peer sends, and looks into its batch: it is to be stored.
+///
+/// # Errors
+/// When a part is missing or wrong, or this member could not apply it.
+pub fn entry_from_peer(entry: keelsonpb::Entry) -> Result<Entry, CodecError> {
+    if let Some(Payload::Batch(encoded)) = &entry.payload {
+        Batch::from_peer(encoded.clone())?;
+    }
+    entry_from_proto(entry)
+}
+
+/// Decodes an entry of the log; its batch is not looked into yet.
 ///
 /// # Errors
 /// When a part is missing or wrong.
-pub fn entry_from_proto(entry: keelsonpb::Entry) -> Result<Entry, CodecError> {
+fn entry_from_proto(entry: keelsonpb::Entry) -> Result<Entry, CodecError> {
     let missing = |field| CodecError::Missing {
         what: "entry",
         field,

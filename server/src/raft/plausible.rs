@@ -10,6 +10,7 @@
 //! - What is committed here stays: its index has no other term, and what follows none before it.
 //! - Terms and indexes stay far from the end of their numbers.
 //! - An answer is about what was asked.
+//! - A commit counts as far as the message shows that this member's log is its leader's.
 //!
 //! This does not make the cluster safe from a member that lies plausibly: Raft is not Byzantine. It
 //! keeps the others running and what they have committed.
@@ -104,6 +105,8 @@ pub struct Known {
     pub term: u64,
     /// The newest log id that it knows to be committed.
     pub committed: Option<LogId>,
+    /// The last index of its log.
+    pub last_index: Option<u64>,
 }
 
 impl Known {
@@ -115,6 +118,7 @@ impl Known {
         Self {
             term: metrics.current_term.max(metrics.vote.leader_id.term),
             committed: metrics.local_committed,
+            last_index: metrics.last_log_index,
         }
     }
 
@@ -161,6 +165,31 @@ impl Known {
         Ok(())
     }
 
+    /// Keeps of the leader's commit what its message speaks of: up to its last entry, or else the
+    /// one before it. What lies beyond was not compared with this member's log. Raft's core would
+    /// remember it, and take it for its own as soon as any later leader sends an entry.
+    ///
+    /// `reached` is the last index that earlier messages of the same stream, which Raft may not have
+    /// handled yet, have led to; and then this one.
+    pub fn bound_commit(
+        &self,
+        request: &mut AppendEntriesRequest<TypeConfig>,
+        reached: &mut Option<u64>,
+    ) {
+        let index = |log_id: Option<LogId>| log_id.map(|id| id.index());
+        if index(request.prev_log_id) > self.last_index.max(*reached) {
+            // The log has a gap before it: there will be a conflict.
+            request.leader_commit = None;
+            return;
+        }
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let last = last.or(request.prev_log_id);
+        *reached = index(last);
+        if index(request.leader_commit) > index(last) {
+            request.leader_commit = last;
+        }
+    }
+
     /// A snapshot's position and membership.
     ///
     /// # Errors
@@ -203,7 +232,7 @@ impl Known {
     pub fn of_vote(vote: &Vote) -> Self {
         Self {
             term: vote.leader_id.term,
-            committed: None,
+            ..Self::default()
         }
     }
 

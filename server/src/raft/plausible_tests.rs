@@ -25,6 +25,7 @@ fn known() -> Known {
     Known {
         term: 5,
         committed: Some(log_id(4, 100)),
+        last_index: Some(120),
     }
 }
 
@@ -38,6 +39,39 @@ fn append(prev: Option<LogId>, entries: &[LogId]) -> AppendEntriesRequest<TypeCo
             .collect(),
         leader_commit: None,
     }
+}
+
+/// Raft's core remembers a commit beyond its log, and compares it by term first: the next leader's
+/// entries would make it believe that all up to there is its own.
+#[test]
+fn a_commit_counts_as_far_as_the_message_reaches() {
+    let bounded = |prev, entries: &[LogId], commit, reached: &mut Option<u64>| {
+        let mut request = append(prev, entries);
+        request.leader_commit = commit;
+        known().bound_commit(&mut request, reached);
+        request.leader_commit
+    };
+    let (far, prev) = (Some(log_id(5, 1 << 40)), Some(log_id(5, 110)));
+    let entry = log_id(5, 111);
+    // As it is, where the message speaks of it.
+    for commit in [None, Some(log_id(4, 90)), prev] {
+        assert_eq!(bounded(prev, &[], commit, &mut None), commit);
+        assert_eq!(bounded(prev, &[entry], commit, &mut None), commit);
+    }
+    assert_eq!(bounded(prev, &[], far, &mut None), prev);
+    assert_eq!(bounded(prev, &[entry], far, &mut None), Some(entry));
+    assert_eq!(bounded(None, &[], far, &mut None), None);
+    // Behind a gap nothing is certain, unless what fills it is on its way.
+    let ahead = Some(log_id(5, 121));
+    assert_eq!(bounded(ahead, &[], ahead, &mut None), None);
+    let mut reached = None;
+    let sent = [log_id(5, 120), log_id(5, 121)];
+    assert_eq!(
+        bounded(Some(log_id(5, 119)), &sent, prev, &mut reached),
+        prev
+    );
+    assert_eq!(reached, Some(121));
+    assert_eq!(bounded(ahead, &[], ahead, &mut reached), ahead);
 }
 
 #[test]

@@ -227,12 +227,13 @@ impl raft_server::Raft for RaftService {
         let sent_bytes = Arc::clone(&stats.sent_bytes);
         let raft = self.raft.clone();
         tokio::spawn(async move {
+            let mut reached = None;
             while let Some(message) = inbound.next().await {
                 if let Ok(message) = &message {
                     stats.received_bytes.add(message.encoded_len() as u64);
                 }
                 let request = match message
-                    .and_then(|message| checked_append(&raft, from, message))
+                    .and_then(|message| checked_append(&raft, from, message, &mut reached))
                     .map_err(|status| status.to_string())
                 {
                     Ok(request) => request,
@@ -268,7 +269,7 @@ impl raft_server::Raft for RaftService {
         let message = request.into_inner();
         let stats = self.context.peers.stats(from);
         stats.received_bytes.add(message.encoded_len() as u64);
-        let rpc = checked_append(&self.raft, from, message)?;
+        let rpc = checked_append(&self.raft, from, message, &mut None)?;
         self.context.leadership.heard_from_leader(&rpc.vote);
         let prev = rpc.prev_log_id;
         let response = self
@@ -366,13 +367,15 @@ pub(super) fn required_vote(vote: Option<&keelsonpb::Vote>) -> Result<Vote, Stat
         .ok_or_else(|| Status::invalid_argument("message has no vote"))
 }
 
+/// What cannot be decoded or applied here is refused before it is stored: a log that holds it would
+/// end this member at each start.
 fn append_from_proto(
     message: keelsonpb::AppendRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     let entries = message
         .entries
         .into_iter()
-        .map(codec::entry_from_proto)
+        .map(codec::entry_from_peer)
         .collect::<Result<Vec<Entry>, _>>()
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(AppendEntriesRequest {
@@ -387,11 +390,20 @@ fn checked_append(
     raft: &Raft,
     from: u64,
     message: keelsonpb::AppendRequest,
+    reached: &mut Option<u64>,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
-    let request = append_from_proto(message)?;
-    Known::of(raft)
+    let mut request = append_from_proto(message).inspect_err(|status| {
+        tracing::error!(
+            from = format!("{from:x}"),
+            reason = status.message(),
+            "refused log entries that this member cannot apply"
+        );
+    })?;
+    let known = Known::of(raft);
+    known
         .check_append(from, &request)
         .map_err(|reason| implausible(from, &reason))?;
+    known.bound_commit(&mut request, reached);
     Ok(request)
 }
 

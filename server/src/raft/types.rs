@@ -9,14 +9,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use keelson_proto::keelsonpb::{self, Command};
 use openraft::impls::leader_id_std;
 use parking_lot::Mutex;
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
 use super::waiters::Waiter;
+
+/// Commands in one raft entry. Beyond it a batch gains nothing and only delays its first command.
+pub const BATCH_COMMANDS_MAX: usize = 1024;
+/// The field number of `commands` in `keelsonpb.Batch`.
+const COMMANDS: u32 = 1;
+/// Tag and length of a command: at most this long each.
+const COMMAND_HEAD_BYTES_MAX: usize = 6;
 
 openraft::declare_raft_types!(
     /// Keelson's openraft types.
@@ -88,6 +95,37 @@ impl Batch {
         }
     }
 
+    /// A batch that comes from a peer, looked through before it is stored: what could not be applied
+    /// would end this member now and at each start. The commands are decoded one by one and dropped:
+    /// what waits to be applied costs its bytes only.
+    ///
+    /// # Errors
+    /// When it is no batch that this version can apply.
+    pub fn from_peer(encoded: Bytes) -> Result<Self, BatchError> {
+        let mut rest = encoded.clone();
+        let mut commands = 0;
+        while rest.has_remaining() {
+            commands += 1;
+            if commands > BATCH_COMMANDS_MAX {
+                return Err(BatchError::TooManyCommands);
+            }
+            let start = encoded.len() - rest.len();
+            let key = decode_key(&mut rest)?;
+            if key != (COMMANDS, WireType::LengthDelimited) {
+                return Err(BatchError::Unknown);
+            }
+            let len = usize::try_from(decode_varint(&mut rest)?).unwrap_or(usize::MAX);
+            if len > rest.len() {
+                return Err(BatchError::Short);
+            }
+            rest.advance(len);
+            // With its head a command is a batch of its own: decoded as deep as it will be then.
+            let one = encoded.slice(start..encoded.len() - rest.len());
+            check_commands(&keelsonpb::Batch::decode(one)?)?;
+        }
+        Ok(Self::from_encoded(encoded))
+    }
+
     /// The encoded `keelsonpb.Batch`.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
@@ -118,6 +156,32 @@ impl Batch {
     }
 }
 
+/// Why a batch of a peer cannot be applied here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// More commands than any member puts into a batch.
+    #[error("a batch has more than {BATCH_COMMANDS_MAX} commands")]
+    TooManyCommands,
+    /// It ends within a command.
+    #[error("a batch ends within a command")]
+    Short,
+    /// It is no message, or nested more deeply than can be read back.
+    #[error("a batch cannot be decoded: {0}")]
+    Undecodable(#[from] prost::DecodeError),
+    /// A member of a later version made it, or nobody.
+    #[error("a batch holds what this version does not know")]
+    Unknown,
+}
+
+fn check_commands(batch: &keelsonpb::Batch) -> Result<(), BatchError> {
+    let is_known = |command: &Command| command.request.is_some();
+    if batch.commands.iter().all(is_known) {
+        Ok(())
+    } else {
+        Err(BatchError::Unknown)
+    }
+}
+
 /// A command with the length that its encoding has in a batch: worked out once, and always of this very
 /// command. Another encoding of it, a peer's for example, may be longer.
 #[derive(Clone)]
@@ -132,6 +196,24 @@ impl Measured {
     pub fn of(command: Command) -> Self {
         let bytes = command.encoded_len();
         Self { command, bytes }
+    }
+
+    /// Decodes a command that a peer forwards, as deep as it will stand in a batch, without what this
+    /// version does not know of it.
+    ///
+    /// # Errors
+    /// When no member could apply it.
+    pub fn from_peer(encoded: Bytes) -> Result<Self, BatchError> {
+        let mut head = BytesMut::with_capacity(COMMAND_HEAD_BYTES_MAX);
+        encode_key(COMMANDS, WireType::LengthDelimited, &mut head);
+        encode_varint(encoded.len() as u64, &mut head);
+        let mut batch = keelsonpb::Batch::decode(head.freeze().chain(encoded))?;
+        check_commands(&batch)?;
+        batch
+            .commands
+            .pop()
+            .map(Self::of)
+            .ok_or(BatchError::Unknown)
     }
 
     /// The command.
@@ -187,10 +269,6 @@ impl BatchBuilder {
     /// The batch.
     #[must_use]
     pub fn build(self) -> Batch {
-        /// The field number of `commands` in `keelsonpb.Batch`.
-        const COMMANDS: u32 = 1;
-        /// Tag and length of a command: at most this long each.
-        const COMMAND_HEAD_BYTES_MAX: usize = 6;
         let capacity = self.bytes + self.commands.len() * COMMAND_HEAD_BYTES_MAX;
         let mut encoded = BytesMut::with_capacity(capacity);
         for (command, len) in self.commands.iter().zip(self.lengths) {
@@ -230,7 +308,7 @@ impl fmt::Display for Batch {
 
 #[cfg(test)]
 mod tests {
-    use keelson_proto::etcdserverpb::PutRequest;
+    use keelson_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, request_op};
     use keelson_proto::keelsonpb::command::Request;
 
     use super::*;
@@ -258,5 +336,112 @@ mod tests {
         let message = keelsonpb::Batch { commands };
         assert_eq!(batch.encoded(), &message.encode_to_vec());
         assert_eq!(batch.take_waiters().map(|waiters| waiters.len()), Some(3));
+        assert_eq!(Batch::from_peer(batch.encoded().clone()), Ok(batch));
+    }
+
+    fn put() -> Command {
+        Command {
+            request: Some(Request::Put(PutRequest::default())),
+            ..Default::default()
+        }
+    }
+
+    fn from_peer(commands: Vec<Command>) -> Result<(), BatchError> {
+        let encoded = keelsonpb::Batch { commands }.encode_to_vec();
+        Batch::from_peer(encoded.into()).map(drop)
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_applied_is_not_taken_from_a_peer() {
+        assert_eq!(from_peer(Vec::new()), Ok(()));
+        assert_eq!(from_peer(vec![put(); BATCH_COMMANDS_MAX]), Ok(()));
+        assert_eq!(
+            from_peer(vec![put(); BATCH_COMMANDS_MAX + 1]),
+            Err(BatchError::TooManyCommands)
+        );
+        assert_eq!(
+            from_peer(vec![put(), Command::default()]),
+            Err(BatchError::Unknown)
+        );
+        let mut whole = keelsonpb::Batch {
+            commands: vec![put(), put()],
+        }
+        .encode_to_vec();
+        for end in 1..whole.len() {
+            let part = Bytes::copy_from_slice(&whole[..end]);
+            // Cut between two commands it is a batch of fewer.
+            assert_eq!(Batch::from_peer(part).is_ok(), end * 2 == whole.len());
+        }
+        // A field that a later version may have added.
+        whole.extend([0x10, 1]);
+        assert_eq!(Batch::from_peer(whole.into()), Err(BatchError::Unknown));
+        let garbage = Bytes::from_static(&[0x0a, 2, 0xff, 0xff]);
+        assert!(matches!(
+            Batch::from_peer(garbage),
+            Err(BatchError::Undecodable(_))
+        ));
+    }
+
+    /// What decodes as a command, but not any more in the batch that it goes into, is refused before
+    /// it gets there: it would be read back as part of a batch at the next start.
+    #[test]
+    fn a_forwarded_command_is_read_as_deep_as_in_a_batch() {
+        let nested = |depth: usize, innermost: Vec<RequestOp>| {
+            let mut txn = TxnRequest {
+                success: innermost,
+                ..Default::default()
+            };
+            for _ in 0..depth {
+                let operation = RequestOp {
+                    request: Some(request_op::Request::RequestTxn(txn)),
+                };
+                txn = TxnRequest {
+                    success: vec![operation],
+                    ..Default::default()
+                };
+            }
+            Command {
+                request: Some(Request::Txn(txn)),
+                ..Default::default()
+            }
+        };
+        let mut refused_too_late = 0;
+        for depth in 0..=120 {
+            let command = nested(depth / 2, vec![RequestOp::default(); depth % 2]);
+            let encoded = Bytes::from(command.encode_to_vec());
+            let forwarded = Measured::from_peer(encoded.clone());
+            let stored = from_peer(vec![command]);
+            assert_eq!(forwarded.is_ok(), stored.is_ok(), "depth {depth}");
+            refused_too_late += usize::from(Command::decode(encoded).is_ok() && stored.is_err());
+        }
+        assert!(refused_too_late > 0, "the depths do not tell the two apart");
+        assert_eq!(
+            Measured::from_peer(Bytes::new()).map(drop),
+            Err(BatchError::Unknown)
+        );
+    }
+
+    #[test]
+    fn a_forwarded_command_has_the_length_that_it_will_have_in_the_log() {
+        let put = PutRequest {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+            ..PutRequest::default()
+        };
+        let command = Command {
+            request: Some(Request::Put(put)),
+            ..Command::default()
+        };
+        let canonical = command.encode_to_vec();
+        // Field 99, a varint of three bytes where one is enough: a newer member's, or a hostile one's.
+        let mut longer = canonical.clone();
+        longer.extend_from_slice(&[0x98, 0x06, 0x81, 0x80, 0x00]);
+        let taken = Measured::from_peer(longer.into()).unwrap();
+        assert_eq!(
+            (taken.command(), taken.bytes()),
+            (&command, canonical.len())
+        );
+        assert!(Measured::from_peer(Bytes::new()).is_err());
+        assert!(Measured::from_peer(Bytes::from_static(b"\xff")).is_err());
     }
 }

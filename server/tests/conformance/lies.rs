@@ -46,6 +46,14 @@ fn blank(term: u64, index: u64) -> Entry {
     }
 }
 
+/// An entry that no member could apply.
+fn batch(term: u64, index: u64, encoded: &'static [u8]) -> Entry {
+    Entry {
+        log_id: log_id(term, index),
+        payload: Some(entry::Payload::Batch(encoded.into())),
+    }
+}
+
 /// A membership of nobody, or of a voter that is no member.
 fn nobody(term: u64, index: u64, ids: Vec<u64>) -> Entry {
     let membership = Membership {
@@ -112,6 +120,26 @@ fn appends(truth: &Truth) -> Vec<AppendRequest> {
             None,
         ),
         append(next, None, vec![], log_id(u64::MAX, u64::MAX)),
+        // What would be stored, and end the member when it is applied: no command, one that nobody
+        // knows, one cut short.
+        append(
+            next,
+            log_id(term, index),
+            vec![batch(term, index + 1, b"\xff")],
+            None,
+        ),
+        append(
+            next,
+            log_id(term, index),
+            vec![batch(term, index + 1, b"\x0a\x00")],
+            None,
+        ),
+        append(
+            next,
+            log_id(term, index),
+            vec![batch(term, index + 1, b"\x0a\x05\x08\x01")],
+            None,
+        ),
         append(
             next,
             log_id(term, FAR),
@@ -222,6 +250,14 @@ async fn all_serve(cluster: &Cluster, members: &[usize], acknowledged: &[String]
     }
 }
 
+/// On a busy machine an election may come between: the lie is then one of an earlier term.
+fn is_refused(answer: &Result<AppendResponse, Status>) -> bool {
+    match answer {
+        Ok(answer) => matches!(answer.result, Some(Appended::HigherVote(_))),
+        Err(_) => true,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lies_of_a_peer_are_refused_and_harm_nobody() {
     let cluster = Cluster::start(3, |_| {}).await;
@@ -242,8 +278,9 @@ async fn lies_of_a_peer_are_refused_and_harm_nobody() {
         let request = |message| peer_request(cluster_id, from, receiver, message);
         let lies = appends(&truth(&cluster, from, to).await);
         for (n, lie) in lies.iter().enumerate() {
-            let refused = soon("an answer", peer.heartbeat(request(lie.clone()))).await;
-            assert!(refused.is_err(), "heartbeat {n}: {refused:?}");
+            let answer = soon("an answer", peer.heartbeat(request(lie.clone()))).await;
+            let answer = answer.map(Response::into_inner);
+            assert!(is_refused(&answer), "heartbeat {n}: {answer:?}");
         }
         for lie in lies {
             let messages = tokio_stream::once(lie);
@@ -251,8 +288,10 @@ async fn lies_of_a_peer_are_refused_and_harm_nobody() {
             if let Ok(answers) = soon("a stream", peer.stream_append(request)).await {
                 let mut answers = answers.into_inner();
                 // Refused: the stream ends without an answer.
-                let answer = soon("its end", answers.message()).await;
-                assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
+                if let Ok(Some(answer)) = soon("its end", answers.message()).await {
+                    let answer = Ok(answer);
+                    assert!(is_refused(&answer), "{answer:?}");
+                }
             }
         }
         all_serve(&cluster, &everybody, &acknowledged, "appends").await;

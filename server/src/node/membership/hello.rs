@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use futures::future::join_all;
 use keelson_proto::keelsonpb::{HelloRequest, HelloResponse, raft_client::RaftClient};
-use openraft::errors::{InitializeError, RaftError};
 
 use crate::node::Node;
 use crate::raft::network::{Network, PROTOCOL_VERSION};
@@ -127,25 +126,29 @@ impl Node {
         };
         // A round that is cancelled is begun anew by nobody: the member is being stopped.
         self.wait_for_peers(&members).await?;
+        // The first entry is durable before others are heard: a member that voted without it could
+        // never stand for election itself, should whom it elected be gone.
+        self.raft
+            .initialize(members)
+            .await
+            .context("cannot bootstrap")?;
+        tracing::info!("appended the membership of the bootstrap");
         self.admitted
             .store(true, std::sync::atomic::Ordering::Release);
-        match self.raft.initialize(members).await {
-            // Another member was first; its log will reach this one.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(error) => bail!("cannot bootstrap: {error}"),
-        }
+        Ok(())
     }
 
     async fn wait_for_peers(&self, members: &BTreeMap<u64, RaftNode>) -> Result<()> {
         // With this member they are a quorum.
         let needed = members.len() / 2;
         for attempt in 0_u32.. {
-            let mut strangers = 0;
+            let (mut strangers, mut undecided) = (0, 0);
             for (id, answer) in self.greeter.round().await {
-                if let Some(answer) = answer
-                    && is_stranger_to(id, &answer, self.greeter.cluster_id)?
-                {
+                let Some(answer) = answer else { continue };
+                if is_stranger_to(id, &answer, self.greeter.cluster_id)? {
                     strangers += 1;
+                } else {
+                    undecided += 1;
                 }
             }
             if strangers >= needed {
@@ -155,6 +158,8 @@ impl Node {
                 tracing::warn!(
                     "peers-heard" = strangers,
                     "peers-needed" = needed,
+                    // They have voted, and do not know yet what became of it.
+                    "peers-undecided" = undecided,
                     "waiting for a quorum of the initial cluster"
                 );
             }
