@@ -7,6 +7,7 @@
 //! | [`calls`] | every unary call of the API, and whether it may be repeated |
 //! | [`watch`] | a watch that goes on where it was when its member goes away |
 //! | [`lease`] | keeping a lease alive |
+//! | [`concurrency`] | sessions, locks and elections out of keys and leases |
 //! | [`error`] | what can go wrong, with etcd's texts |
 //!
 //! **A write is sent once.** It is repeated only when it certainly reached nobody: no connection could
@@ -20,6 +21,7 @@
 mod balancer;
 pub mod calls;
 pub mod client;
+pub mod concurrency;
 pub mod config;
 mod endpoint;
 pub mod error;

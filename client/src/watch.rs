@@ -50,36 +50,40 @@ impl Watch {
         }
     }
 
-    /// The next response. After one with `canceled` there are none.
+    /// The next response. After one with `canceled` there are none. Nothing is lost when the future is
+    /// dropped.
     ///
     /// # Errors
     ///
     /// What a new stream would not mend: no leader, no permission.
     pub async fn next(&mut self) -> Result<WatchResponse, Error> {
         loop {
-            let mut stream = match self.stream.take() {
-                Some(stream) => stream,
-                None => self.open().await?,
+            if self.stream.is_none() {
+                self.stream = Some(self.open().await?);
+            }
+            let Some(stream) = &mut self.stream else {
+                continue;
             };
             match stream.responses.message().await {
                 Ok(Some(response)) => {
-                    self.stream = Some(stream);
                     self.note(&response);
                     let again = response.created && !response.canceled && self.created;
                     self.created |= response.created;
                     if !again {
                         return Ok(response);
                     }
+                    continue;
                 }
-                Ok(None) => tokio::time::sleep(PAUSE).await,
+                Ok(None) => {}
                 Err(status) => {
                     let error = Error::from(status);
                     if !is_passing(&error) {
                         return Err(error);
                     }
-                    tokio::time::sleep(PAUSE).await;
                 }
             }
+            self.stream = None;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -88,9 +92,9 @@ impl Watch {
         let union = RequestUnion::ProgressRequest(WatchProgressRequest {});
         if let Some(stream) = &self.stream {
             // A full queue holds progress requests that are not answered yet: one more says nothing new.
-            drop(stream.requests.try_send(WatchRequest {
+            let _ = stream.requests.try_send(WatchRequest {
                 request_union: Some(union),
-            }));
+            });
         }
     }
 
@@ -126,9 +130,9 @@ impl Watch {
         let opened = self.client.open(|channel, limits, token| {
             let (requests, queue) = mpsc::channel(REQUESTS);
             // The queue is new and has room.
-            drop(requests.try_send(WatchRequest {
+            let _ = requests.try_send(WatchRequest {
                 request_union: Some(RequestUnion::CreateRequest(self.create.clone())),
-            }));
+            });
             async move {
                 let stream = ReceiverStream::new(queue);
                 let request = metadata::request(stream, token.as_ref(), Leader::Required);

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alarm, compaction, defrag, del, downgrade, endpoint, file, get, hashkv, lease, member, migrate,
-    move_leader, put, snapshot_restore, txn,
+    alarm, compaction, defrag, del, downgrade, elect, endpoint, file, get, hashkv, lease, lock,
+    member, migrate, move_leader, put, snapshot_restore, txn, watch,
 };
 pub(crate) use crate::global::Global;
 
@@ -33,11 +33,17 @@ pub(crate) enum Command {
     Del(del::Del),
     /// Txn processes all the requests in one transaction
     Txn(txn::Txn),
+    /// Watches events stream on keys or prefixes
+    Watch(watch::WatchFlags),
     /// Compacts the event history in etcd
     Compaction(compaction::Compaction),
     /// Lease related commands
     #[command(subcommand)]
     Lease(lease::Lease),
+    /// Acquires a named lock
+    Lock(lock::Lock),
+    /// Observes and participates in leader election
+    Elect(elect::Elect),
     /// Membership related commands
     #[command(subcommand)]
     Member(member::Member),

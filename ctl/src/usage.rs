@@ -38,7 +38,8 @@ pub(crate) fn report(error: &clap::Error, root: &clap::Command, args: &[String])
     }
 }
 
-fn text(error: &clap::Error, args: &[String]) -> String {
+/// The text of a flag or value that is wrong.
+pub(crate) fn text(error: &clap::Error, args: &[String]) -> String {
     let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
     // clap says which values a flag takes as well.
     let flag = argument.split([' ', '=', '[']).next().unwrap_or_default();

@@ -37,7 +37,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a command that does not end is watched while it is recorded.
 const RECORDING: Duration = Duration::from_millis(1500);
 /// Ids follow from this URL, so they are the same in every run. Nobody connects to it.

@@ -5,6 +5,7 @@ pub(crate) mod compaction;
 pub(crate) mod defrag;
 pub(crate) mod del;
 pub(crate) mod downgrade;
+pub(crate) mod elect;
 pub(crate) mod endpoint;
 mod endpoint_hashkv;
 mod endpoint_health;
@@ -14,16 +15,20 @@ pub(crate) mod get;
 pub(crate) mod hashkv;
 mod key_range;
 pub(crate) mod lease;
+pub(crate) mod lock;
 pub(crate) mod member;
 pub(crate) mod migrate;
 pub(crate) mod move_leader;
 mod options;
+mod process;
 pub(crate) mod put;
+mod signals;
 pub(crate) mod snapshot_restore;
 mod snapshot_save;
 mod snapshot_status;
 pub(crate) mod txn;
 mod version;
+pub(crate) mod watch;
 mod words;
 
 use crate::cli::{Cli, Command, Snapshot};
@@ -37,8 +42,11 @@ pub(crate) fn run(program: &str, cli: &Cli) -> Result<(), CommandError> {
         Command::Put(put) => put::run(global, put),
         Command::Del(del) => del::run(global, del),
         Command::Txn(txn) => txn::run(global, txn),
+        Command::Watch(flags) => watch::run(global, flags),
         Command::Compaction(compaction) => compaction::run(global, compaction),
         Command::Lease(lease) => lease::run(global, lease),
+        Command::Lock(lock) => lock::run(global, lock),
+        Command::Elect(elect) => elect::run(global, elect),
         Command::Member(member) => member::run(global, member),
         Command::Endpoint(endpoint) => endpoint::run(global, endpoint),
         Command::Alarm(alarm) => alarm::run(global, alarm),

@@ -112,9 +112,13 @@ fn push(bytes: &mut Vec<u8>, c: char) {
 
 /// The flags of a command that stands in a line.
 pub(super) fn flags<T: Args + FromArgMatches>(words: &[String]) -> Option<T> {
+    flags_or_error(words).ok()
+}
+
+/// As [`flags`], and why not.
+pub(super) fn flags_or_error<T: Args + FromArgMatches>(words: &[String]) -> Result<T, clap::Error> {
     let command = T::augment_args(Command::new("line").no_binary_name(true));
-    let matches = like_go(command).try_get_matches_from(words).ok()?;
-    T::from_arg_matches(&matches).ok()
+    T::from_arg_matches(&like_go(command).try_get_matches_from(words)?)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! | protobuf | the message itself |
 
 mod format;
-mod go;
+pub(crate) mod go;
 pub(crate) mod json;
 mod table;
 mod text;
