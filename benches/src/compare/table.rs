@@ -164,7 +164,8 @@ fn ratio(keelson: Option<f64>, etcd: Option<f64>) -> String {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// The one in the middle, or what lies between the two there.
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;

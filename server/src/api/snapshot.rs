@@ -46,20 +46,33 @@ const PREFIX_BYTES: usize = 5;
 /// How long a client may take none of them: it holds files that could be removed.
 const STALLED_MAX: Duration = Duration::from_secs(600);
 
-/// Bytes a second while writes go on: a backup of 1 GiB takes five seconds, and most of the machine
-/// is left to those who write.
-const PACE_BYTES_PER_SECOND: u64 = 210 << 20;
-/// The same where there is one processor for everything: each MiB takes more than a millisecond of
-/// it, and no more than a fifth should be missed by those who write.
-const PACE_ALONE_BYTES_PER_SECOND: u64 = 175 << 20;
-/// What is done at a stretch, a tenth of a millisecond: a request that waits for this processor
-/// waits for that, not for a time slice. More often would leave too little where requests keep the
-/// only processor busy.
-const YIELD_BYTES: usize = 128 << 10;
+/// How much of the machine a stream takes from those who write.
+struct Share {
+    /// The pace while writes go on.
+    bytes_per_second: u64,
+    /// What is done at a stretch: a request that waits for this processor waits for that, not for a
+    /// time slice.
+    yield_bytes: usize,
+    /// Requests go first where there are not enough processors.
+    niceness: i32,
+}
+
+/// A backup of 1 GiB takes five seconds, and most of the machine is left to those who write.
+const SHARE: Share = Share {
+    bytes_per_second: 210 << 20,
+    yield_bytes: 128 << 10,
+    niceness: 5,
+};
+/// Where there is one processor for everything. Each MiB takes more than a millisecond of it, and no
+/// more than a fifth should be missed by those who write. It is never idle when requests keep it
+/// busy, so that a lower priority or shorter stretches would leave next to nothing.
+const SHARE_ALONE: Share = Share {
+    bytes_per_second: 165 << 20,
+    yield_bytes: 256 << 10,
+    niceness: 0,
+};
 /// How often the pace is looked at: pauses are short enough for an even stream.
 const PACE_STEP_BYTES: u64 = 1 << 20;
-/// The thread's niceness: requests go first where there are not enough processors.
-const NICENESS: i32 = 5;
 
 /// Why nothing more is sent.
 const GONE: &str = "the client has gone";
@@ -82,13 +95,14 @@ pub(super) fn body(
     let runtime = tokio::runtime::Handle::current();
     let read = move || {
         let _place = place;
-        let niceness = rustix::process::setpriority_process(None, NICENESS);
+        let share = Share::of_machine();
+        let niceness = rustix::process::setpriority_process(None, share.niceness);
         if let Err(error) = niceness {
             tracing::debug!(error = %error, "snapshot thread keeps its priority");
         }
         let bytes = file.total_bytes();
         tracing::info!(bytes, "sending snapshot");
-        match send(file, &sender, &runtime, Pace::new(reader)) {
+        match send(file, &sender, &runtime, Pace::new(reader, share)) {
             Ok(()) => tracing::info!(bytes, "sent snapshot"),
             Err(reason) => tracing::warn!(bytes, reason, "snapshot was not taken to its end"),
         }
@@ -181,7 +195,7 @@ fn send(
     loop {
         match file.next_piece() {
             Ok(Some(piece)) => {
-                if batch_bytes % YIELD_BYTES == 0 {
+                if batch_bytes % pace.share.yield_bytes == 0 {
                     std::thread::yield_now();
                 }
                 remaining = remaining.saturating_sub(piece.len() as u64);
@@ -210,10 +224,19 @@ fn send(
     push(Ok(batch))
 }
 
+impl Share {
+    fn of_machine() -> &'static Self {
+        match std::thread::available_parallelism() {
+            Ok(count) if count.get() == 1 => &SHARE_ALONE,
+            _ => &SHARE,
+        }
+    }
+}
+
 /// Slows the stream down while writes go on.
 struct Pace {
     reader: Reader,
-    bytes_per_second: u64,
+    share: &'static Share,
     /// Where the store stood at the beginning of the step.
     revision: i64,
     began: Instant,
@@ -221,13 +244,9 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(reader: Reader) -> Self {
-        let alone = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+    fn new(reader: Reader, share: &'static Share) -> Self {
         Self {
-            bytes_per_second: match alone {
-                true => PACE_ALONE_BYTES_PER_SECOND,
-                false => PACE_BYTES_PER_SECOND,
-            },
+            share,
             revision: reader.current_revision(),
             reader,
             began: Instant::now(),
@@ -243,7 +262,7 @@ impl Pace {
         }
         let revision = self.reader.current_revision();
         if revision != self.revision {
-            let time = time_for(self.bytes, self.bytes_per_second);
+            let time = time_for(self.bytes, self.share.bytes_per_second);
             std::thread::sleep(time.saturating_sub(self.began.elapsed()));
         }
         (self.revision, self.began, self.bytes) = (revision, Instant::now(), 0);
@@ -280,9 +299,9 @@ mod tests {
 
     #[test]
     fn a_gibibyte_beside_writers_takes_five_seconds() {
-        let second = time_for(PACE_BYTES_PER_SECOND, PACE_BYTES_PER_SECOND);
+        let second = time_for(SHARE.bytes_per_second, SHARE.bytes_per_second);
         assert_eq!(second, Duration::from_secs(1));
-        let gibibyte = time_for(1 << 30, PACE_BYTES_PER_SECOND);
+        let gibibyte = time_for(1 << 30, SHARE.bytes_per_second);
         assert_eq!(gibibyte.as_secs_f64().round(), 5.0);
     }
 }

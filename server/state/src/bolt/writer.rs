@@ -7,6 +7,8 @@
 //! In memory are one leaf, one piece and the plans of pass 1. The entries of a bucket are visited
 //! twice, first for their lengths, then for their bytes; both visits must show the same.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +23,9 @@ use crate::store::StoreError;
 pub const PIECE_BYTES: usize = 32 << 10;
 /// Bytes of an allocation that pieces are cut from.
 const BUFFER_BYTES: usize = 8 * PIECE_BYTES;
+/// Allocations that are kept for when their pieces have been sent. Memory that is new each time
+/// costs page faults, which is more than filling it.
+const BUFFERS_KEPT: usize = 8;
 /// The transaction that the file seems to have been written by.
 const TXID: u64 = 2;
 
@@ -100,6 +105,8 @@ pub struct FileWriter {
     tree: Option<Tree>,
     /// Bytes ready to go out.
     out: BytesMut,
+    /// What earlier pieces were cut from, the oldest first.
+    used: VecDeque<BytesMut>,
     made_bytes: u64,
     hash: Sha256,
     done: bool,
@@ -157,6 +164,7 @@ impl FileWriter {
             pages,
             tree: None,
             out: BytesMut::with_capacity(BUFFER_BYTES),
+            used: VecDeque::with_capacity(BUFFERS_KEPT),
             made_bytes: 0,
             hash: Sha256::new(),
             done: false,
@@ -187,9 +195,7 @@ impl FileWriter {
     /// The store's, and when the entries were not what pass 1 saw.
     pub fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
         while self.out.len() < PIECE_BYTES && !self.done {
-            if self.out.capacity() - self.out.len() < PIECE_BYTES {
-                self.out.reserve(BUFFER_BYTES);
-            }
+            self.make_room();
             let before = self.out.len();
             self.make_page()?;
             self.made_bytes += (self.out.len() - before) as u64;
@@ -207,6 +213,24 @@ impl FileWriter {
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash.clone().finalize().into()
+    }
+
+    /// Goes over to another buffer when this one is full.
+    fn make_room(&mut self) {
+        if self.out.capacity() - self.out.len() >= PIECE_BYTES {
+            return;
+        }
+        let oldest = self.used.front_mut();
+        let mut next = match oldest.is_some_and(|oldest| oldest.try_reclaim(BUFFER_BYTES)) {
+            true => self.used.pop_front().unwrap_or_default(),
+            false => BytesMut::with_capacity(BUFFER_BYTES),
+        };
+        next.extend_from_slice(&self.out);
+        self.out.clear();
+        let full = std::mem::replace(&mut self.out, next);
+        if self.used.len() < BUFFERS_KEPT {
+            self.used.push_back(full);
+        }
     }
 
     fn make_page(&mut self) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::codec::{Cursor, Damage, len_u32, put_u32, put_varint, read_checked};
 use super::dead::DeadBits;
@@ -138,10 +138,20 @@ impl Chunk {
 
     /// Reads the frames from `start` to `end`, offsets within the chunk.
     pub(crate) fn read_frames(&self, start: u32, end: u32) -> Result<Bytes, StoreError> {
-        let mut buffer = vec![0; end.saturating_sub(start) as usize];
+        self.read_frames_into(BytesMut::new(), start, end)
+    }
+
+    /// The same into memory that is there, for those who read much.
+    pub(crate) fn read_frames_into(
+        &self,
+        mut buffer: BytesMut,
+        start: u32,
+        end: u32,
+    ) -> Result<Bytes, StoreError> {
+        buffer.resize(end.saturating_sub(start) as usize, 0);
         self.file
             .read_exact_at(&mut buffer, self.offset + u64::from(start))?;
-        Ok(Bytes::from(buffer))
+        Ok(buffer.freeze())
     }
 
     /// Checks the frame of a slot and returns its record. `frames` was read from `start`.

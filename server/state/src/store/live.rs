@@ -112,6 +112,7 @@ impl LiveRecords {
             part: 0,
             slot: 0,
             frames: Bytes::new(),
+            last_frames: Bytes::new(),
             start: 0,
             end: 0,
             tail: None,
@@ -140,7 +141,9 @@ pub(crate) struct LiveScan {
     to_main: i64,
     part: usize,
     slot: usize,
+    /// The run that is read from, and the one before.
     frames: Bytes,
+    last_frames: Bytes,
     start: u32,
     end: u32,
     tail: Option<TailView>,
@@ -182,7 +185,11 @@ impl LiveScan {
         };
         if to > self.end || from < self.start {
             let end = run_end(chunk, dead, slot, from);
-            self.frames = chunk.read_frames(from, end)?;
+            // A page that is not full yet has records of the last run, but none of the one before.
+            let last = std::mem::take(&mut self.frames);
+            let older = std::mem::replace(&mut self.last_frames, last);
+            let buffer = older.try_into_mut().unwrap_or_default();
+            self.frames = chunk.read_frames_into(buffer, from, end)?;
             (self.start, self.end) = (from, end);
         }
         self.slot += 1;
