@@ -63,11 +63,13 @@ impl Cluster {
             program: program.to_owned(),
             directory: directory.to_owned(),
             members,
-            arguments: arguments
-                .iter()
-                .map(|&argument| argument.to_owned())
-                .collect(),
+            arguments: arguments.iter().map(|&one| one.to_owned()).collect(),
         })
+    }
+
+    /// Members that are started from now on get these arguments, instead of those before.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&one| one.to_owned()).collect();
     }
 
     /// Puts the data of a member that was never started elsewhere.

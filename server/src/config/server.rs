@@ -102,10 +102,6 @@ impl Config {
 fn addresses(urls: &[Url]) -> Vec<ListenAddress> {
     let address = |url: &Url| match (url.socket_path(), url.host_port()) {
         (Some(path), _) => Some(ListenAddress::Unix(path)),
-        // An empty host is every interface.
-        (None, Some(address)) if address.starts_with(':') => {
-            Some(ListenAddress::Tcp(format!("[::]{address}")))
-        }
         (None, address) => address.map(ListenAddress::Tcp),
     };
     urls.iter().filter_map(address).collect()
@@ -119,7 +115,7 @@ mod tests {
     #[test]
     fn defaults_and_addresses() {
         let mut settings = Settings::default();
-        let urls = "unix://a/b.sock,http://:1,http://[::1]:2";
+        let urls = "unix://a/b.sock,http://[::]:1,http://[::1]:2";
         settings
             .set("listen-client-urls", urls, Source::Flag)
             .unwrap();
@@ -137,7 +133,7 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(addresses, ["[::]:1", "[::1]:2", "a/b.sock"]);
+        assert_eq!(addresses, ["[::1]:2", "[::]:1", "a/b.sock"]);
         assert_eq!(config.node.initial_cluster.len(), 1);
         assert_eq!(config.node.quota_backend_bytes, 2 << 30);
     }

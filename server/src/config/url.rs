@@ -75,6 +75,12 @@ impl Url {
             if authority.len() != rest.len() {
                 return Err(format!("URL must not contain a path: {text}"));
             }
+            if let Some(stray) = host.chars().find(|c| !is_host_character(*c)) {
+                let stray = stray.to_string();
+                return Err(format!(
+                    "parse {text:?}: invalid character {stray:?} in host name"
+                ));
+            }
             let port = port.parse().map_err(|_| {
                 format!(
                     "parse {text:?}: invalid port {:?} after host",
@@ -160,20 +166,20 @@ impl Url {
     }
 
     /// Why it cannot be listened on: a host name other than `localhost` may resolve to an address
-    /// of another machine.
+    /// of another machine, and none at all is not the same as every address (0.0.0.0).
     #[must_use]
     pub fn bind_problem(&self) -> Option<String> {
         let host = self.host()?;
-        let bindable = host.is_empty() || host == "localhost" || host.parse::<IpAddr>().is_ok();
+        let bindable = host == "localhost" || host.parse::<IpAddr>().is_ok();
         (!bindable).then(|| format!("expected IP in URL for binding ({self})"))
     }
 
     /// Whether it is bound on every interface.
     #[must_use]
     pub fn is_unspecified(&self) -> bool {
-        self.host().is_some_and(|host| {
-            host.is_empty() || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-        })
+        self.host()
+            .and_then(|host| host.parse::<IpAddr>().ok())
+            .is_some_and(|ip| ip.is_unspecified())
     }
 
     /// The same URL at another host.
@@ -212,6 +218,14 @@ fn split_host_port(authority: &str) -> Option<(&str, &str)> {
         None if host.contains(':') || host.contains(']') => None,
         None => Some((host, port)),
     }
+}
+
+/// As Go's `net/url` has it, but without escapes: `%` stands only before the zone of an address. A
+/// user (`user@host`) has no meaning here, and is refused rather than dropped.
+fn is_host_character(character: char) -> bool {
+    !character.is_ascii()
+        || character.is_ascii_alphanumeric()
+        || "-_.~!$&'()*+,;=:<>\"%".contains(character)
 }
 
 /// URLs as one comma-separated text.
@@ -256,6 +270,14 @@ mod tests {
                 "http://127.0.0.1:1/a",
                 "URL must not contain a path: http://127.0.0.1:1/a",
             ),
+            (
+                "http://x y:1",
+                "parse \"http://x y:1\": invalid character \" \" in host name",
+            ),
+            (
+                "http://a:b",
+                "parse \"http://a:b\": invalid port \":b\" after host",
+            ),
         ] {
             assert_eq!(Url::parse(text).unwrap_err(), error);
         }
@@ -266,6 +288,14 @@ mod tests {
             "http://::1:1",
             "http://[::1:1",
             "http://a:70000",
+            "http://a:-1",
+            "http://user@a:1",
+            "http://a\\b:1",
+            "http://a:1?b=c",
+            "http://a:1#b",
+            "https://",
+            "",
+            "=",
         ] {
             assert!(Url::parse(text).is_err(), "{text}");
         }
@@ -285,6 +315,10 @@ mod tests {
         assert_eq!(
             problem("http://localhost.foo:2399").unwrap(),
             "expected IP in URL for binding (http://localhost.foo:2399)"
+        );
+        assert_eq!(
+            problem("http://:2399").unwrap(),
+            "expected IP in URL for binding (http://:2399)"
         );
         for text in [
             "http://localhost:1",

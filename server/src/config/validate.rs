@@ -90,7 +90,9 @@ impl Config {
             )),
             Some(urls) => {
                 let advertised = &self.clustering.initial_advertise_peer_urls;
-                if urls != advertised && !same_addresses(urls, advertised) {
+                // A repeated URL has been named already.
+                let differ = urls != advertised && !cluster.repeats_url();
+                if differ && !same_addresses(urls, advertised) {
                     problems.push(mismatch(name, urls, advertised));
                 }
             }
@@ -364,24 +366,26 @@ pub(super) fn default_of(name: &str) -> super::value::Value {
 
 /// Why a member's URLs in `--initial-cluster` are not those that it advertises.
 pub(crate) fn mismatch(name: &str, urls: &[Url], advertised: &[Url]) -> String {
-    let with_name: Vec<String> = urls.iter().map(|url| format!("{name}={url}")).collect();
-    let missing_from_advertised = urls.iter().any(|url| !advertised.contains(url));
-    if missing_from_advertised {
+    let with_name = |urls: &[Url]| {
+        let urls: Vec<String> = urls.iter().map(|url| format!("{name}={url}")).collect();
+        urls.join(",")
+    };
+    let missing_of = |urls: &[Url], others: &[Url]| -> Vec<Url> {
+        let missing = urls.iter().filter(|url| !others.contains(url));
+        missing.cloned().collect()
+    };
+    let not_advertised = missing_of(urls, advertised);
+    if !not_advertised.is_empty() {
         return format!(
             "--initial-cluster has {} but missing from --initial-advertise-peer-urls={}",
-            with_name.join(","),
+            with_name(&not_advertised),
             join(advertised)
         );
     }
-    let missing: Vec<String> = advertised
-        .iter()
-        .filter(|url| !urls.contains(url))
-        .map(|url| format!("{name}={url}"))
-        .collect();
     format!(
         "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
-        missing.join(","),
-        with_name.join(",")
+        join(&missing_of(advertised, urls)),
+        with_name(urls)
     )
 }
 

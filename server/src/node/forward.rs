@@ -6,7 +6,8 @@
 //! - When the stream breaks, every request on it is told at once. Clients of a leader that died do
 //!   not wait out the request timeout (contract 9).
 //! - A leader that has handed over is still there: for a moment its stream may say which proposals
-//!   were applied, and which it never took.
+//!   and changes of the membership were applied, and which it never took. One that is to be removed
+//!   hands over first, and leaves the change to the next one.
 //! - A stream that was given up sends nothing any more: what its requests were told would be wrong.
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Counter;
 use crate::raft::network::Network;
 use crate::raft::peers::{Peers, Purpose};
-use crate::raft::waiters::{Forwarded, ProposeError, from_proto};
+use crate::raft::waiters::{Forwarded, ProposeError, from_proto, to_proto};
 
 /// Requests that wait to be sent. Above it they wait for room.
 const QUEUE_MAX: usize = 16 * 1024;
@@ -120,9 +121,13 @@ struct Pending {
 enum Request {
     /// A proposal, by its request id: apply answers it.
     Propose(u64),
-    /// Anything that the leader answers itself.
-    Ask(oneshot::Sender<Result<forward_result::Result, ForwardError>>),
+    /// What the leader answers itself, and another leader may as well be asked.
+    Ask(Answer),
+    /// A change of the membership, which the leader answers too, but which may have been made.
+    Change(Answer),
 }
+
+type Answer = oneshot::Sender<Result<forward_result::Result, ForwardError>>;
 
 impl Forwarder {
     /// Sends to the leaders reached through `peers`; outcomes of proposals go to `forwarded`.
@@ -205,12 +210,12 @@ impl Forwarder {
         let change = keelsonpb::MemberChange {
             change: Some(change),
         };
-        self.ask(leader, forward_item::Request::MemberChange(change))
-            .await
+        let request = forward_item::Request::MemberChange(change);
+        self.answered(leader, request, Request::Change).await
     }
 
-    /// The stream to a leader that leads no more takes nothing new. Its proposals have a moment to
-    /// be settled, all else that waits is told at once.
+    /// The stream to a leader that leads no more takes nothing new. Its proposals and changes have a
+    /// moment to be settled, all else that waits is told at once.
     pub fn leader_changed(&self, leader: Option<u64>) {
         let gone = {
             let mut current = self.inner.stream.lock();
@@ -226,8 +231,17 @@ impl Forwarder {
         leader: u64,
         request: forward_item::Request,
     ) -> Result<forward_result::Result, ForwardError> {
+        self.answered(leader, request, Request::Ask).await
+    }
+
+    async fn answered(
+        &self,
+        leader: u64,
+        request: forward_item::Request,
+        kind: fn(Answer) -> Request,
+    ) -> Result<forward_result::Result, ForwardError> {
         let (sender, receiver) = oneshot::channel();
-        self.send(leader, request, Request::Ask(sender)).await?;
+        self.send(leader, request, kind(sender)).await?;
         receiver.await.unwrap_or(Err(ForwardError::Lost))
     }
 
@@ -389,15 +403,17 @@ impl Inner {
             }
             // Applied there, or about to be applied here: apply answers.
             (Some(Request::Propose(_)) | None, _) => {}
-            (Some(Request::Ask(sender)), Some(forward_result::Result::Error(error))) => {
-                drop(sender.send(Err(ForwardError::Refused(error))));
+            (Some(Request::Ask(sender) | Request::Change(sender)), result) => {
+                drop(sender.send(match result {
+                    Some(forward_result::Result::Error(error)) => Err(ForwardError::Refused(error)),
+                    Some(result) => Ok(result),
+                    None => Err(ForwardError::Lost),
+                }));
             }
-            (Some(Request::Ask(sender)), Some(result)) => drop(sender.send(Ok(result))),
-            (Some(Request::Ask(sender)), None) => drop(sender.send(Err(ForwardError::Lost))),
         }
     }
 
-    /// Lets proposals that may have been sent be settled; gives the rest up.
+    /// Lets what may have been sent and changes something be settled; gives the rest up.
     fn retire(self: &Arc<Self>, stream: Stream) {
         let asked: Vec<Request> = match stream.pending.lock().as_mut() {
             Some(pending) if pending.open => {
@@ -441,7 +457,13 @@ impl Inner {
                     };
                     self.fail_proposal(request_id, error);
                 }
-                Request::Ask(sender) => drop(sender.send(Err(ForwardError::Lost))),
+                Request::Change(sender) if !pending.open => {
+                    let refused = to_proto(ProposeError::Definite(Error::NotLeader));
+                    drop(sender.send(Err(ForwardError::Refused(refused))));
+                }
+                Request::Ask(sender) | Request::Change(sender) => {
+                    drop(sender.send(Err(ForwardError::Lost)));
+                }
             }
         }
     }
@@ -500,23 +522,29 @@ mod tests {
         let (waiter, answer) = LocalWaiter::new(None);
         forwarded.insert(5, waiter);
         let (asked, asked_answer) = oneshot::channel();
+        let (change, change_answer) = oneshot::channel();
         if let Some(pending) = stream.pending.lock().as_mut() {
             pending.requests.insert(1, Request::Propose(5));
             pending.requests.insert(2, Request::Ask(asked));
+            pending.requests.insert(3, Request::Change(change));
         }
         assert!(stream.open());
         *forwarder.inner.stream.lock() = Some(stream.clone());
         forwarder.leader_changed(Some(3));
         assert!(matches!(asked_answer.await, Ok(Err(ForwardError::Lost))));
         assert!(!stream.given_up.is_cancelled());
-        let refused = crate::raft::waiters::to_proto(ProposeError::Definite(Error::NotLeader));
-        let result = keelsonpb::ForwardResult {
-            id: 1,
-            result: Some(forward_result::Result::Error(refused)),
-        };
-        forwarder.inner.answer(&stream, result);
+        for id in [1, 3] {
+            let refused = to_proto(ProposeError::Definite(Error::NotLeader));
+            let result = keelsonpb::ForwardResult {
+                id,
+                result: Some(forward_result::Result::Error(refused)),
+            };
+            forwarder.inner.answer(&stream, result);
+        }
         let told = answer.await.unwrap().err();
         assert_eq!(told, Some(ProposeError::Definite(Error::NotLeader)));
+        let told = change_answer.await.unwrap();
+        assert!(matches!(told, Err(ForwardError::Refused(_))), "{told:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`directories`] | where a member keeps what, and whether it belongs together |
 //! | [`start`] | opening the data directory, bootstrap, joining, publishing itself |
 //! | [`propose`], [`forward`], [`forward_service`] | the way of a write |
 //! | [`read_index`] | the way of a linearizable read |
@@ -49,6 +50,7 @@ pub mod concurrency;
 pub mod config;
 pub mod corruption;
 pub mod deadlines;
+pub mod directories;
 pub mod error;
 pub mod forward;
 pub mod forward_service;

@@ -4,7 +4,6 @@
 //! load cannot delay heartbeats (design 7).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::NodeConfig;
 use super::corruption::{self, Comparison};
+use super::directories::Directories;
 use super::forward::Forwarder;
 use super::lessor::Lessor;
 use super::membership::{
@@ -102,7 +102,8 @@ impl Node {
         observers: NodeObservers,
         stop: &CancellationToken,
     ) -> Result<Option<Arc<Self>>> {
-        let directories = Directories::new(&config);
+        let directories = Directories::new(&config.data_dir, config.wal_dir.as_deref());
+        directories.refuse_foreign()?;
         directories.create()?;
         let wal_options = WalOptions {
             unsafe_no_fsync: config.unsafe_no_fsync,
@@ -196,43 +197,6 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Where a member keeps what.
-struct Directories {
-    member: PathBuf,
-    store: PathBuf,
-    wal: PathBuf,
-}
-
-impl Directories {
-    fn new(config: &NodeConfig) -> Self {
-        let member = config.data_dir.join("member");
-        Self {
-            store: member.join("store"),
-            wal: config.wal_dir.clone().unwrap_or_else(|| member.join("wal")),
-            member,
-        }
-    }
-
-    /// Creates what is missing, for the owner only.
-    fn create(&self) -> Result<()> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        for path in [&self.member, &self.store, &self.wal] {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
-        }
-        sync_directory(&self.member)
-    }
-}
-
-fn sync_directory(path: &Path) -> Result<()> {
-    std::fs::File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("cannot sync {}", path.display()))
-}
-
 /// How a member begins.
 enum Origin {
     /// With what its data directory says.
@@ -250,7 +214,7 @@ async fn identify(
     directories: &Directories,
     log: &LogStore,
 ) -> Result<(Identity, Origin)> {
-    let known = Identity::read(&directories.member)?;
+    let known = directories.identity(log.is_new())?;
     if !log.is_new() {
         return match known {
             Some(identity) => Ok((identity, Origin::Restart)),
@@ -260,8 +224,7 @@ async fn identify(
             ),
         };
     }
-    // With an identity it stopped before anything was logged, and begins again; unless its log is
-    // gone, which the others know.
+    // With an identity it stopped before anything was logged, and begins again.
     let listed = match &config.discovery_srv {
         Some(discovery) => Some(NodeConfig {
             initial_cluster: srv::discover(config, discovery).await?,
@@ -365,6 +328,7 @@ async fn open(
     let mut state = tokio::task::spawn_blocking(move || State::open(options))
         .await?
         .with_context(|| format!("cannot open the store in {}", directories.store.display()))?;
+    check_cluster(&state, identity.cluster_id)?;
     state.set_cluster_id(identity.cluster_id);
     if state.reader().auth_enabled() {
         bail!(
@@ -375,7 +339,7 @@ async fn open(
     check_continuity(&state, &runtime.log)?;
     if !matches!(origin, Origin::Restart) {
         // There is neither log nor store: whoever it was to be before, it was not.
-        identity.write(&directories.member)?;
+        directories.write(&identity)?;
     }
     let forced = config.force_new_cluster && matches!(origin, Origin::Restart);
     if forced {
@@ -521,6 +485,19 @@ async fn open(
     tokio::spawn(hello::run(Arc::clone(&node), greeter));
     tokio::spawn(change::settle(Arc::clone(&node)));
     Ok(node)
+}
+
+/// A store that was brought here from another cluster holds other data under the same indexes.
+fn check_cluster(state: &State, cluster_id: u64) -> Result<()> {
+    let position = state.position();
+    if !position.membership.is_empty() && position.cluster_id != cluster_id {
+        bail!(
+            "the store is that of cluster {:x}, and the member belongs to cluster {cluster_id:x}: \
+             this data directory is not complete",
+            position.cluster_id
+        );
+    }
+    Ok(())
 }
 
 /// The log must reach back to the checkpoint: otherwise writes are missing (store-notes 5).

@@ -245,6 +245,7 @@ impl Unfinished {
             member_id,
             cluster_id,
         };
+        identity.write(&self.wal)?;
         identity.write(&member)?;
         for (id, (name, urls)) in members {
             tracing::info!(

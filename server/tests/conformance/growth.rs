@@ -159,6 +159,20 @@ async fn a_leader_that_is_removed_hands_over_and_leaves() {
     put_ok(&mut cluster.kv(other), "a", "2").await;
 }
 
+/// It hands over before it is removed; the follower that was asked asks the next leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_removed_through_a_follower() {
+    let mut cluster = Cluster::start(3, |config| config.node.strict_reconfig_check = false).await;
+    for size in [2, 1] {
+        let leader = cluster.leader().await;
+        let other = cluster.follower().await;
+        let members = remove(&cluster, other, cluster.id(leader)).await.unwrap();
+        assert_eq!(members.into_inner().len(), size);
+        cluster.stop_removed(leader).await;
+        put_ok(&mut cluster.kv(other), "a", "1").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_member_stops_and_cannot_return() {
     let mut cluster = Cluster::start(3, |config| config.node.strict_reconfig_check = false).await;

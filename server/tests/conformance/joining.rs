@@ -200,9 +200,79 @@ async fn a_member_whose_log_is_gone_is_refused() {
     std::fs::remove_dir_all(cluster.data_dir(0).join("member/wal")).unwrap();
     let refused = cluster.try_restart(0).await.unwrap_err();
     assert!(
+        format!("{refused:#}").contains("whose log is not in"),
+        "{refused:#}"
+    );
+    // The directory is its own, and the entries are gone all the same.
+    let member = cluster.data_dir(0).join("member");
+    std::fs::copy(member.join("identity"), member.join("wal/identity")).unwrap();
+    let refused = cluster.try_restart(0).await.unwrap_err();
+    assert!(
         format!("{refused:#}").contains("the log is empty"),
         "{refused:#}"
     );
+}
+
+/// A log, an identity or a store that was brought from elsewhere, or is gone: nothing is served, and
+/// nothing is begun anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_another_member_are_refused() {
+    let adjust = |config: &mut ServerConfig| config.node.snapshot_count = 1;
+    let mut one = Cluster::start(1, adjust).await;
+    let mut other = Cluster::start(1, adjust).await;
+    for cluster in [&mut one, &mut other] {
+        put_ok(&mut cluster.kv(0), "a", "1").await;
+        eventually("a checkpoint", async || {
+            let node = cluster.member(0).server().node();
+            node.status().with_metrics(|raft| raft.snapshot).map(drop)
+        })
+        .await;
+        cluster.stop(0).await;
+    }
+    let (own, foreign) = (one.data_dir(0), other.data_dir(0));
+    for (part, text) in [
+        ("wal", "do not belong together"),
+        ("identity", "do not belong together"),
+        ("store", "the store is that of cluster"),
+    ] {
+        let (own, foreign) = (
+            own.join("member").join(part),
+            foreign.join("member").join(part),
+        );
+        let aside = own.with_extension("aside");
+        std::fs::rename(&own, &aside).unwrap();
+        std::fs::rename(&foreign, &own).unwrap();
+        let refused = one.try_restart(0).await.expect_err(part);
+        assert!(format!("{refused:#}").contains(text), "{part}: {refused:#}");
+        std::fs::rename(&own, &foreign).unwrap();
+        if part == "wal" {
+            let refused = one.try_restart(0).await.expect_err("no log");
+            let text = "whose log is not in";
+            assert!(format!("{refused:#}").contains(text), "{refused:#}");
+            std::fs::remove_dir_all(&own).unwrap();
+        }
+        std::fs::rename(&aside, &own).unwrap();
+    }
+    one.restart(0).await;
+    assert_eq!(range_ok(&mut one.kv(0), get("a")).await.count, 1);
+}
+
+/// A member that started beside them would be empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn etcds_data_are_refused_and_left_alone() {
+    for file in [
+        "member/snap/db",
+        "member/wal/0000000000000000-0000000000000000.wal",
+    ] {
+        let mut cluster = Cluster::prepared(1, |_| {});
+        let file = cluster.data_dir(0).join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "etcd's").unwrap();
+        let refused = cluster.try_restart(0).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("is etcd's"), "{refused:#}");
+        let member = std::fs::read_dir(cluster.data_dir(0).join("member")).unwrap();
+        assert_eq!(member.count(), 1, "something was made beside it");
+    }
 }
 
 /// Members find each other in another cluster; one too many is refused.

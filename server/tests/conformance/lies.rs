@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::{Stream, StreamExt as _};
+use keelson::node::directories::Directories;
 use keelson::raft::bootstrap;
 use keelson::raft::identity::Identity;
 use keelson::raft::wal::{WalOptions, open_sled};
@@ -562,12 +563,13 @@ async fn a_joiner_that_stopped_before_its_first_entry_finds_out_what_became_of_i
         let joiner = cluster.prepare(&[0, 1, 2]);
         let member_id = cluster.add(leader, joiner, true).await;
         let member = cluster.data_dir(joiner).join("member");
-        std::fs::create_dir_all(&member).unwrap();
+        let directories = Directories::new(&cluster.data_dir(joiner), None);
+        directories.create().unwrap();
         let identity = Identity {
             member_id,
             cluster_id,
         };
-        identity.write(&member).unwrap();
+        directories.write(&identity).unwrap();
         if has_voted {
             let log = open_sled(&member.join("wal"), WalOptions::default()).unwrap();
             let (done, told) = std::sync::mpsc::sync_channel(1);

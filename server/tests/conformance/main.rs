@@ -29,6 +29,7 @@ mod lies;
 mod limits;
 mod members;
 mod metrics;
+mod operator;
 mod quota;
 mod range_stream;
 mod snapshot;
