@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alarm, compaction, defrag, del, downgrade, elect, endpoint, file, get, hashkv, lease, lock,
-    member, migrate, move_leader, put, snapshot_restore, txn, watch,
+    alarm, auth, compaction, defrag, del, downgrade, elect, endpoint, file, get, hashkv, lease,
+    lock, member, migrate, move_leader, put, role, snapshot_restore, txn, user, watch,
 };
 pub(crate) use crate::global::Global;
 
@@ -59,6 +59,15 @@ pub(crate) enum Command {
     Downgrade(downgrade::Downgrade),
     /// Transfers leadership to another member
     MoveLeader(move_leader::MoveLeader),
+    /// Enable or disable authentication
+    #[command(subcommand)]
+    Auth(auth::Auth),
+    /// User related commands
+    #[command(subcommand)]
+    User(user::User),
+    /// Role related commands
+    #[command(subcommand)]
+    Role(role::Role),
     /// Saves, shows and restores snapshots
     #[command(subcommand)]
     Snapshot(Snapshot),

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, Command};
 pub(crate) fn like_go(command: Command) -> Command {
     command
         .args_override_self(true)
+        .disable_help_subcommand(true)
         .mut_args(arg_like_go)
         .mut_subcommands(like_go)
 }

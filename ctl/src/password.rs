@@ -13,10 +13,16 @@ pub(crate) fn ask(prompt: &str) -> Result<String, CommandError> {
     let asked = write!(stdout, "{prompt}").and_then(|()| stdout.flush());
     asked.map_err(CommandError::failed)?;
     let hidden = stdin.is_terminal().then(Hidden::begin).flatten();
-    let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
+    let line = read_line();
     drop(hidden);
     println!();
+    line
+}
+
+/// Reads a line from standard input without asking.
+pub(crate) fn read_line() -> Result<String, CommandError> {
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
     read.map_err(CommandError::failed)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

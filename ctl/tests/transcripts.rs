@@ -335,7 +335,8 @@ impl Names {
         let stderr = String::from_utf8_lossy(stderr);
         let lines = stderr.lines().take_while(|line| !line.starts_with("Usage"));
         let lines = lines.filter(|line| {
-            let is_log = line.starts_with('{') || line.starts_with("warning: ");
+            let logs = ["{", "warning: ", "stty: "];
+            let is_log = logs.iter().any(|log| line.starts_with(log));
             !is_log && !line.is_empty()
         });
         for line in lines {

@@ -1,6 +1,7 @@
 //! One file a command: its flags, its run, and how its result is shown.
 
 pub(crate) mod alarm;
+pub(crate) mod auth;
 pub(crate) mod compaction;
 pub(crate) mod defrag;
 pub(crate) mod del;
@@ -22,11 +23,13 @@ pub(crate) mod move_leader;
 mod options;
 mod process;
 pub(crate) mod put;
+pub(crate) mod role;
 mod signals;
 pub(crate) mod snapshot_restore;
 mod snapshot_save;
 mod snapshot_status;
 pub(crate) mod txn;
+pub(crate) mod user;
 mod version;
 pub(crate) mod watch;
 mod words;
@@ -53,6 +56,9 @@ pub(crate) fn run(program: &str, cli: &Cli) -> Result<(), CommandError> {
         Command::Defrag(defrag) => defrag::run(global, defrag),
         Command::Downgrade(downgrade) => downgrade::run(global, downgrade),
         Command::MoveLeader(move_leader) => move_leader::run(global, move_leader),
+        Command::Auth(auth) => auth::run(global, auth),
+        Command::User(user) => user::run(global, user),
+        Command::Role(role) => role::run(global, role),
         Command::Snapshot(Snapshot::Save(file)) => snapshot_save::run(global, file),
         Command::Snapshot(Snapshot::Status(file)) => snapshot_status::run(global, file),
         Command::Snapshot(Snapshot::Restore(restore)) => snapshot_restore::run(restore),

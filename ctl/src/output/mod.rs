@@ -13,10 +13,12 @@
 mod format;
 pub(crate) mod go;
 pub(crate) mod json;
+mod said;
 mod table;
 mod text;
 
 pub(crate) use format::Format;
+pub(crate) use said::Said;
 pub(crate) use table::Table;
 pub(crate) use text::Text;
 
