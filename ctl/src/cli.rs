@@ -3,8 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alarm, auth, compaction, defrag, del, downgrade, elect, endpoint, file, get, hashkv, lease,
-    lock, member, migrate, move_leader, put, role, snapshot_restore, txn, user, watch,
+    alarm, auth, compaction, completion, defrag, del, downgrade, elect, endpoint, file, get,
+    hashkv, lease, lock, make_mirror, member, migrate, move_leader, put, role, snapshot_restore,
+    txn, user, watch,
 };
 pub(crate) use crate::global::Global;
 
@@ -75,6 +76,10 @@ pub(crate) enum Command {
     Hashkv(hashkv::Hashkv),
     /// Checks a data directory's storage version against another one
     Migrate(migrate::Migrate),
+    /// Makes a mirror at the destination etcd cluster
+    MakeMirror(make_mirror::MakeMirror),
+    /// Generate completion script
+    Completion(completion::Completion),
     /// Shows the global command-line flags
     Options,
     /// Prints the version

@@ -35,17 +35,21 @@ pub(crate) fn online<T>(
             endpoints: endpoints(global).await?,
             ..global.clone()
         };
-        let config = config(&global)?;
-        let client = Client::new(config)?;
-        let logged_in = client.within(global.dial_timeout).log_in().await;
-        logged_in.map_err(|error| CommandError::BadConnection(error.to_string()))?;
         let session = Session {
             global: &global,
             output,
-            client,
+            client: client(&global).await?,
         };
         work(session).await
     })
+}
+
+/// A client of the endpoints given, logged in if there is a user.
+pub(crate) async fn client(global: &Global) -> Result<Client, CommandError> {
+    let client = Client::new(config(global)?)?;
+    let logged_in = client.within(global.dial_timeout).log_in().await;
+    logged_in.map_err(|error| CommandError::BadConnection(error.to_string()))?;
+    Ok(client)
 }
 
 /// Runs a command that speaks to endpoints one by one: those given, or with `cluster` all that the

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return report(&error),
     };
-    match commands::run(&program, &cli) {
+    match commands::run(&program, &command, &cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }

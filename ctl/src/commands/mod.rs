@@ -3,6 +3,7 @@
 pub(crate) mod alarm;
 pub(crate) mod auth;
 pub(crate) mod compaction;
+pub(crate) mod completion;
 pub(crate) mod defrag;
 pub(crate) mod del;
 pub(crate) mod downgrade;
@@ -17,6 +18,7 @@ pub(crate) mod hashkv;
 mod key_range;
 pub(crate) mod lease;
 pub(crate) mod lock;
+pub(crate) mod make_mirror;
 pub(crate) mod member;
 pub(crate) mod migrate;
 pub(crate) mod move_leader;
@@ -38,7 +40,7 @@ use crate::cli::{Cli, Command, Snapshot};
 use crate::exit::CommandError;
 
 /// Runs what was asked for.
-pub(crate) fn run(program: &str, cli: &Cli) -> Result<(), CommandError> {
+pub(crate) fn run(program: &str, command: &clap::Command, cli: &Cli) -> Result<(), CommandError> {
     let global = &cli.global;
     match &cli.command {
         Command::Get(get) => get::run(global, get),
@@ -64,6 +66,8 @@ pub(crate) fn run(program: &str, cli: &Cli) -> Result<(), CommandError> {
         Command::Snapshot(Snapshot::Restore(restore)) => snapshot_restore::run(restore),
         Command::Hashkv(hashkv) => hashkv::run(global, hashkv),
         Command::Migrate(migrate) => migrate::run(global, migrate),
+        Command::MakeMirror(flags) => make_mirror::run(global, flags),
+        Command::Completion(flags) => completion::run(program, command.clone(), flags),
         Command::Options => options::run(),
         Command::Version(_) => {
             version::run(program);
