@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use keelson_proto::etcdserverpb::{
     Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, ResponseOp, TxnRequest, WatchCreateRequest,
+    RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, WatchCreateRequest,
     compare::{CompareResult, CompareTarget, TargetUnion},
     range_request::{SortOrder, SortTarget},
     request_op::Request,
@@ -132,7 +132,7 @@ impl Place {
             ],
         };
         let response = session.client.txn(request).await?;
-        let header_revision = response.header.map_or(0, |header| header.revision);
+        let header_revision = revision(response.header);
         let mut responses = response.responses.into_iter();
         let found = first_kv(responses.next());
         let owner = first_kv(responses.next());
@@ -227,7 +227,7 @@ impl Place {
             ..Default::default()
         };
         let response = self.session.client.range(request).await?;
-        let revision = response.header.map_or(0, |header| header.revision);
+        let revision = revision(response.header);
         let before = response.kvs.into_iter().next();
         Ok(before.map(|kv| Before {
             key: kv.key.to_vec(),
@@ -289,20 +289,19 @@ impl Observer {
     pub async fn next(&mut self) -> Result<RangeResponse, Error> {
         loop {
             let Some((leader, watch)) = &mut self.leader else {
-                let (leader, revision) = self.elected().await?;
+                let (leader, header) = self.elected().await?;
                 let create = WatchCreateRequest {
                     key: leader.key.clone(),
-                    start_revision: revision + 1,
+                    start_revision: revision(header) + 1,
                     ..Default::default()
                 };
                 let watch = Watch::new(&self.client, create);
-                let shown = shown(leader.clone(), revision);
+                let shown = shown(leader.clone(), header);
                 self.leader = Some((leader, watch));
                 return Ok(shown);
             };
             let response = watch.next().await?;
-            let revision = response.header.map_or(0, |header| header.revision);
-            let is_over = response.canceled;
+            let (header, is_over) = (response.header, response.canceled);
             let mut said = None;
             for event in response.events {
                 match event.kv {
@@ -321,23 +320,22 @@ impl Observer {
                 self.leader = None;
             }
             if let Some(kv) = said {
-                return Ok(shown(kv, revision));
+                return Ok(shown(kv, header));
             }
         }
     }
 
-    /// The leader and the revision at which it was seen; waits for one.
-    async fn elected(&self) -> Result<(KeyValue, i64), Error> {
+    /// The leader and when it was seen; waits for one.
+    async fn elected(&self) -> Result<(KeyValue, Option<ResponseHeader>), Error> {
         loop {
             let found = self.client.range(owner_request(&self.prefix)).await?;
-            let revision = found.header.map_or(0, |header| header.revision);
             if let Some(leader) = found.kvs.into_iter().next() {
-                return Ok((leader, revision));
+                return Ok((leader, found.header));
             }
             let create = WatchCreateRequest {
                 key: self.prefix.clone().into(),
                 range_end: end_of_prefix(&self.prefix).into(),
-                start_revision: revision + 1,
+                start_revision: revision(found.header) + 1,
                 filters: vec![FilterType::Nodelete.into()],
                 ..Default::default()
             };
@@ -352,12 +350,13 @@ impl Observer {
     }
 }
 
-fn shown(kv: KeyValue, revision: i64) -> RangeResponse {
+fn revision(header: Option<ResponseHeader>) -> i64 {
+    header.map_or(0, |header| header.revision)
+}
+
+fn shown(kv: KeyValue, header: Option<ResponseHeader>) -> RangeResponse {
     RangeResponse {
-        header: Some(keelson_proto::etcdserverpb::ResponseHeader {
-            revision,
-            ..Default::default()
-        }),
+        header,
         kvs: vec![kv],
         ..Default::default()
     }
