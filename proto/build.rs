@@ -23,6 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
+    // Whoever shows a message finds its descriptor by the type's name.
+    config.enable_type_names();
     // google.api's annotations are options of the descriptors; no code is needed for them.
     config.extern_path(".google.api", "crate");
     tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;

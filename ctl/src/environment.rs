@@ -1,54 +1,53 @@
 //! `ETCDCTL_…` for global flags that are not given (contract 8.1).
+//!
+//! A variable becomes a flag in front of the arguments, so flags and variables are read alike.
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
 
-use crate::cli::Global;
 use crate::exit::CommandError;
 
 /// Prefix of the variables.
 const PREFIX: &str = "ETCDCTL_";
+/// Variables that a command reads itself.
+const OF_COMMANDS: [&str; 2] = ["ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"];
 
-/// Takes variables over. A flag that is given as well is an error: one of them would be a mistake.
-pub(crate) fn apply(global: &mut Global, matches: &ArgMatches) -> Result<(), CommandError> {
-    let mut take = |flag: &str, set: &mut dyn FnMut(&mut Global, String)| {
-        let name = format!("{PREFIX}{}", flag.to_uppercase());
-        let Ok(value) = std::env::var(&name) else {
-            return Ok(());
-        };
-        if value.is_empty() {
-            return Ok(());
+/// Flags out of variables, to go in front of what was given.
+///
+/// A flag that is given as well is an error: one of them would be a mistake.
+pub(crate) fn flags(command: &Command, matches: &ArgMatches) -> Result<Vec<String>, CommandError> {
+    let mut flags = Vec::new();
+    let mut known: Vec<String> = OF_COMMANDS.map(str::to_owned).to_vec();
+    for arg in command.get_arguments().filter(|arg| arg.is_global_set()) {
+        let Some(flag) = arg.get_long() else { continue };
+        let name = format!("{PREFIX}{}", flag.to_uppercase().replace('-', "_"));
+        if let Ok(value) = std::env::var(&name)
+            && !value.is_empty()
+        {
+            if is_given(matches, arg.get_id().as_str()) {
+                return Err(CommandError::Failed(format!(
+                    "conflicting environment variable \"{name}\" is shadowed by corresponding \
+                     command-line flag (either unset environment variable or disable flag)"
+                )));
+            }
+            flags.push(format!("--{flag}={value}"));
         }
-        if is_given(matches, flag) {
-            return Err(CommandError::BadArguments(format!(
-                "conflicting environment variable \"{name}\" is shadowed by corresponding \
-                 command-line flag (either unset environment variable or disable flag)"
-            )));
+        known.push(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with(PREFIX) && !known.iter().any(|known| *known == name) {
+            eprintln!("warning: unrecognized environment variable {name}");
         }
-        set(global, value);
-        Ok(())
-    };
-    take("endpoints", &mut |global, value| {
-        global.endpoints = value.split(',').map(str::to_owned).collect();
-    })?;
-    take("write_out", &mut |global, value| global.write_out = value)?;
-    take("dial_timeout", &mut |global, value| {
-        global.dial_timeout = value
-    })?;
-    take("command_timeout", &mut |global, value| {
-        global.command_timeout = value
-    })?;
-    take("cert", &mut |global, value| global.cert = value)?;
-    take("key", &mut |global, value| global.key = value)?;
-    take("cacert", &mut |global, value| global.cacert = value)?;
-    take("user", &mut |global, value| global.user = value)?;
-    take("password", &mut |global, value| global.password = value)
+    }
+    Ok(flags)
 }
 
 /// Whether a flag stands on the command line, before or behind a command.
 fn is_given(matches: &ArgMatches, flag: &str) -> bool {
-    matches.value_source(flag) == Some(ValueSource::CommandLine)
-        || matches
-            .subcommand()
-            .is_some_and(|(_, matches)| is_given(matches, flag))
+    let here = matches.try_contains_id(flag).is_ok()
+        && matches.value_source(flag) == Some(ValueSource::CommandLine);
+    here || matches
+        .subcommand()
+        .is_some_and(|(_, matches)| is_given(matches, flag))
 }

@@ -2,13 +2,15 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`cli`] | flags and commands |
+//! | [`cli`], [`global`] | commands, and the flags of all |
+//! | [`flags`] | values of flags, read as Go reads them |
 //! | [`environment`] | `ETCDCTL_…` for flags that are not given |
-//! | [`connect`] | a channel to an endpoint |
-//! | [`output`] | simple, fields, json, table |
-//! | [`progress`] | bytes and rate on a terminal |
-//! | [`exit`] | errors and their exit codes |
+//! | [`usage`], [`help`] | what is said to wrong arguments, and to those who ask |
+//! | [`connect`], [`password`] | a client as the flags describe it |
 //! | [`commands`] | one file a command |
+//! | [`output`] | simple, fields, json, table, protobuf |
+//! | [`progress`], [`size`] | bytes and rate for people |
+//! | [`exit`] | errors and their exit codes |
 //!
 //! Data goes to standard output, all else to standard error. It may be called `etcdctl` or
 //! `etcdutl`; the commands are the same.
@@ -20,13 +22,19 @@ mod commands;
 mod connect;
 mod environment;
 mod exit;
+mod flags;
+mod global;
+mod help;
 mod output;
+mod password;
 mod progress;
 mod size;
+mod usage;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::Cli;
 
@@ -35,21 +43,34 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let program = program();
-    let command = Cli::command().bin_name(program.clone());
-    let matches = match command.try_get_matches() {
-        Ok(matches) => matches,
-        Err(error) => return exit::usage(&error, &program),
+    let command = help::grouped(flags::like_go(Cli::command()).bin_name(program.clone()));
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let report = |error: &clap::Error| {
+        let args = std::env::args_os().skip(1);
+        let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+        usage::report(error, &command, &args)
     };
-    let mut cli = match Cli::from_arg_matches(&matches) {
+    let given = match matches(&command, &args) {
+        Ok(given) => given,
+        Err(error) => return report(&error),
+    };
+    match environment::flags(&command, &given) {
+        Ok(flags) => drop(args.splice(1..1, flags.into_iter().map(OsString::from))),
+        Err(error) => return error.report(),
+    }
+    let cli = matches(&command, &args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
         Ok(cli) => cli,
-        Err(error) => return exit::usage(&error, &program),
+        Err(error) => return report(&error),
     };
-    let ran =
-        environment::apply(&mut cli.global, &matches).and_then(|()| commands::run(&program, &cli));
-    match ran {
+    match commands::run(&program, &cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
+}
+
+fn matches(command: &Command, args: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    command.clone().try_get_matches_from(args)
 }
 
 /// What the program was called as.

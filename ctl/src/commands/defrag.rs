@@ -3,22 +3,36 @@
 use std::path::Path;
 use std::time::Instant;
 
+use clap::Args;
+use keelson::config::GoDuration;
 use keelson::offline::defrag::defrag;
-use keelson_proto::etcdserverpb::{DefragmentRequest, maintenance_client::MaintenanceClient};
+use keelson_proto::etcdserverpb::DefragmentRequest;
 
-use super::{block_on, log_to_stderr};
-use crate::cli::{Defrag, Global};
-use crate::connect::{connect, duration, shown};
+use super::file::log_to_stderr;
+use crate::cli::Global;
+use crate::connect::each_endpoint;
 use crate::exit::CommandError;
+
+/// `defrag`.
+#[derive(Args, Debug)]
+pub(crate) struct Defrag {
+    #[arg(hide = true)]
+    ignored: Vec<String>,
+    /// use all endpoints from the cluster member list
+    #[arg(long)]
+    cluster: bool,
+    /// A data directory that no server uses
+    #[arg(long)]
+    data_dir: Option<String>,
+}
 
 /// Defragments.
 pub(super) fn run(global: &Global, flags: &Defrag) -> Result<(), CommandError> {
     let Some(data_dir) = &flags.data_dir else {
-        return block_on(online(global));
+        return online(global, flags.cluster);
     };
     log_to_stderr()?;
-    let timeout = duration("timeout", &global.timeout)?;
-    defrag(Path::new(data_dir), timeout).map_err(|error| {
+    defrag(Path::new(data_dir), global.timeout).map_err(|error| {
         CommandError::Failed(format!(
             "Failed to defragment etcd data[{data_dir}] ({error:#})"
         ))
@@ -26,33 +40,29 @@ pub(super) fn run(global: &Global, flags: &Defrag) -> Result<(), CommandError> {
 }
 
 /// One member after the other; all are tried.
-async fn online(global: &Global) -> Result<(), CommandError> {
-    let mut failures = 0;
-    for endpoint in &global.endpoints {
-        let began = Instant::now();
-        let answer = match connect(global, endpoint).await {
-            Ok(connection) => {
-                let mut client = MaintenanceClient::new(connection.channel.clone());
-                let call = client.defragment(connection.request(DefragmentRequest {}));
-                call.await
-                    .map(drop)
-                    .map_err(|status| status.message().to_owned())
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        let took = shown(began.elapsed());
-        match answer {
-            Ok(()) => println!("Finished defragmenting etcd member[{endpoint}]. took {took}"),
-            Err(reason) => {
-                failures += 1;
-                eprintln!("Failed to defragment etcd member[{endpoint}]. took {took}. ({reason})");
+fn online(global: &Global, cluster: bool) -> Result<(), CommandError> {
+    each_endpoint(global, cluster, async |endpoints| {
+        let mut failed = false;
+        for endpoint in endpoints.all() {
+            let began = Instant::now();
+            let answer = match endpoints.client(endpoint) {
+                Ok(client) => client.defragment(DefragmentRequest {}).await,
+                Err(error) => Err(error),
+            };
+            let took = GoDuration(began.elapsed());
+            match answer {
+                Ok(_) => println!("Finished defragmenting etcd member[{endpoint}]. took {took}"),
+                Err(error) => {
+                    failed = true;
+                    eprintln!(
+                        "Failed to defragment etcd member[{endpoint}]. took {took}. ({error})"
+                    );
+                }
             }
         }
-    }
-    match failures {
-        0 => Ok(()),
-        _ => Err(CommandError::Failed(format!(
-            "{failures} members were not defragmented"
-        ))),
-    }
+        if failed {
+            return Err(CommandError::Silent(1));
+        }
+        Ok(())
+    })
 }

@@ -6,11 +6,26 @@
 
 use std::path::Path;
 
+use clap::Args;
 use keelson::process::DataDir;
 
-use super::log_to_stderr;
-use crate::cli::{Global, Migrate};
+use super::file::log_to_stderr;
+use crate::cli::Global;
 use crate::exit::CommandError;
+
+/// `migrate`.
+#[derive(Args, Debug)]
+pub(crate) struct Migrate {
+    /// Path to the data directory
+    #[arg(long)]
+    data_dir: String,
+    /// The version to migrate to, "X.Y"
+    #[arg(long)]
+    target_version: String,
+    /// Goes on where a migration is not possible
+    #[arg(long)]
+    force: bool,
+}
 
 /// The oldest version that etcd's tool knows.
 const OLDEST: (u64, u64) = (3, 5);

@@ -1,10 +1,48 @@
 //! `snapshot restore`: a data directory of a new cluster from a snapshot file (contract 8.4).
 
+use clap::Args;
 use keelson::offline::restore::{RestoreOptions, restore};
 
-use super::{log_to_stderr, one_file};
-use crate::cli::Restore;
+use super::file::{File, log_to_stderr, one_file};
 use crate::exit::CommandError;
+use crate::flags::uint64;
+
+/// `snapshot restore`.
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    file: File,
+    /// Path to the data directory to make
+    #[arg(long)]
+    data_dir: Option<String>,
+    /// Path to the log's directory (within --data-dir if not given)
+    #[arg(long)]
+    wal_dir: Option<String>,
+    /// Name of this member
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// All members of the new cluster
+    #[arg(long, default_value = "default=http://localhost:2380")]
+    initial_cluster: String,
+    /// Token of the new cluster
+    #[arg(long, default_value = "etcd-cluster")]
+    initial_cluster_token: String,
+    /// Peer URLs of this member
+    #[arg(long, default_value = "http://localhost:2380")]
+    initial_advertise_peer_urls: String,
+    /// Does not look at the hash at the end (a database copied from a data directory has none)
+    #[arg(long)]
+    skip_hash_check: bool,
+    /// How much to increase the latest revision by
+    #[arg(long, value_parser = uint64, default_value = "0")]
+    bump_revision: u64,
+    /// Marks the bumped revision as compacted (required with --bump-revision)
+    #[arg(long)]
+    mark_compacted: bool,
+    /// Accepted and not needed: nothing is mapped into memory
+    #[arg(long, hide = true, value_parser = uint64, default_value = "0")]
+    initial_memory_map_size: u64,
+}
 
 /// Restores a file.
 pub(super) fn run(flags: &Restore) -> Result<(), CommandError> {

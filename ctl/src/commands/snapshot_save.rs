@@ -7,15 +7,12 @@ use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use keelson_proto::etcdserverpb::{
-    SnapshotRequest, SnapshotResponse, maintenance_client::MaintenanceClient,
-};
+use keelson::offline::restore::without_number;
 use sha2::{Digest as _, Sha256};
-use tonic::Streaming;
 
-use super::{block_on, one_file};
-use crate::cli::{self, Global};
-use crate::connect::connect;
+use super::file;
+use crate::cli::Global;
+use crate::connect::{Session, online};
 use crate::exit::CommandError;
 use crate::progress::Progress;
 
@@ -27,15 +24,12 @@ const WRITE_BYTES: usize = 1 << 20;
 const HASH_BYTES: usize = 32;
 
 /// Saves a snapshot.
-pub(super) fn run(global: &Global, file: &cli::File) -> Result<(), CommandError> {
-    let path = one_file("snapshot save", file)?;
-    let [endpoint] = global.endpoints.as_slice() else {
-        let endpoints = global.endpoints.join(" ");
-        return Err(CommandError::BadArguments(format!(
-            "snapshot must be requested to one selected node, not multiple [{endpoints}]"
-        )));
+pub(super) fn run(global: &Global, file: &file::File) -> Result<(), CommandError> {
+    let [path] = file.files.as_slice() else {
+        let reason = "snapshot save expects one argument <filename>";
+        return Err(CommandError::arguments(reason));
     };
-    let version = block_on(save(global, endpoint, path))?;
+    let version = online(global, async |session| save(&session, path).await)?;
     println!("Snapshot saved at {path}");
     if !version.is_empty() {
         println!("Server version {version}");
@@ -43,15 +37,32 @@ pub(super) fn run(global: &Global, file: &cli::File) -> Result<(), CommandError>
     Ok(())
 }
 
-async fn save(global: &Global, endpoint: &str, path: &str) -> Result<String, CommandError> {
-    let connection = connect(global, endpoint).await?;
-    let mut client = MaintenanceClient::new(connection.channel.clone());
-    let answer = client
-        .snapshot(connection.request(SnapshotRequest {}))
-        .await;
-    let messages = answer.map_err(|status| CommandError::failed(status.message()))?;
+async fn save(session: &Session<'_>, path: &str) -> Result<String, CommandError> {
+    let endpoints = session.client.endpoints();
+    if endpoints.len() != 1 {
+        let endpoints = endpoints.join(" ");
+        return Err(CommandError::Interrupted(format!(
+            "snapshot must be requested to one selected node, not multiple [{endpoints}]"
+        )));
+    }
+    // A snapshot takes the time that it takes.
+    let Some(timeout) = session.global.command_timeout else {
+        return fetch(session, path).await;
+    };
+    match tokio::time::timeout(timeout, fetch(session, path)).await {
+        Ok(result) => result,
+        Err(_) => {
+            drop(std::fs::remove_file(format!("{path}.part")));
+            let reason = "context deadline exceeded";
+            Err(CommandError::Interrupted(reason.to_owned()))
+        }
+    }
+}
+
+async fn fetch(session: &Session<'_>, path: &str) -> Result<String, CommandError> {
     let part = format!("{path}.part");
-    let received = receive(messages.into_inner(), &part).await;
+    let file = create(&part)?;
+    let received = receive(session, file, &part).await;
     if received.is_err() {
         // What is incomplete is of no use to anybody.
         drop(std::fs::remove_file(&part));
@@ -64,27 +75,33 @@ async fn save(global: &Global, endpoint: &str, path: &str) -> Result<String, Com
     Ok(version)
 }
 
-async fn receive(
-    mut messages: Streaming<SnapshotResponse>,
-    part: &str,
-) -> Result<String, CommandError> {
-    let cannot =
-        |error: std::io::Error| CommandError::Failed(format!("could not write {part} ({error})"));
-    let file = OpenOptions::new()
+fn create(part: &str) -> Result<File, CommandError> {
+    OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(MODE)
         .open(part)
-        .map_err(|error| CommandError::Failed(format!("could not open {part} ({error})")))?;
+        .map_err(|error| {
+            let reason = without_number(&error);
+            CommandError::Interrupted(format!("could not open {part} (open {part}: {reason})"))
+        })
+}
+
+async fn receive(session: &Session<'_>, file: File, part: &str) -> Result<String, CommandError> {
+    let cannot = |error: std::io::Error| {
+        CommandError::Interrupted(format!("could not write {part} ({error})"))
+    };
+    let interrupted =
+        |reason: &str| CommandError::Interrupted(format!("snapshot interrupted: {reason}"));
+    let opened = session.client.snapshot().await;
+    let mut messages = opened.map_err(|error| CommandError::Interrupted(error.to_string()))?;
     let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
     let mut hash = Sha256::new();
     let (mut done, mut version) = (0_u64, String::new());
     // The hash is the end of what comes, so the last bytes are held back.
     let mut held: Vec<u8> = Vec::new();
     let mut progress = Progress::start();
-    let interrupted =
-        |reason: &str| CommandError::Interrupted(format!("snapshot interrupted: {reason}"));
     loop {
         let message = messages.message().await;
         let message = message.map_err(|status| interrupted(status.message()))?;

@@ -2,7 +2,7 @@
 //!
 //! The thread takes everything queued, gives it to the [`Backend`] in order, syncs once and then
 //! reports. While it syncs, the next group queues up: a lone writer waits for nobody, a thousand
-//! share one `fdatasync`. Purge slices run between groups; an idle log saves its commit.
+//! share one `fdatasync`. Purge slices run between groups, at a distance; an idle log saves its commit.
 //!
 //! Invariants:
 //! - The commit is captured when an append is queued, under the queue's lock: entries up to it can
@@ -23,6 +23,7 @@ use super::api::{
 };
 use super::backend::{Backend, Reader};
 use super::error::WalError;
+use super::purge_pace::PurgePace;
 
 /// Payload bytes that may wait. Proposals in flight are bounded far below it; when a stalled disk
 /// fills it, appends block and with them the member's log, which is what a stalled disk means.
@@ -141,6 +142,7 @@ impl GroupCommit {
             purged: recovered.purged,
             committed_written: recovered.committed,
             purging: recovered.purged.is_some(),
+            purge_pace: PurgePace::new(Instant::now()),
             group_ops: 0,
             entries: 0,
             bytes: 0,
@@ -319,6 +321,7 @@ struct Writer {
     purged: Option<LogPosition>,
     committed_written: Option<LogPosition>,
     purging: bool,
+    purge_pace: PurgePace,
     /// Calls in the last group.
     group_ops: usize,
     /// Entries and bytes given to the backend since the last sync.
@@ -379,7 +382,12 @@ impl Writer {
                 return unsaved.map_or(Next::Stop, Next::SaveCommitted);
             }
             if self.purging {
-                return Next::PurgeSlice;
+                let pause = self.purge_pace.pause(Instant::now());
+                if pause.is_zero() {
+                    return Next::PurgeSlice;
+                }
+                self.shared.work.wait_for(&mut queue, pause);
+                continue;
             }
             match unsaved {
                 None => {
@@ -431,7 +439,7 @@ impl Writer {
         match written {
             Ok(()) => {
                 waiting.succeed();
-                if self.purging {
+                if self.purging && self.purge_pace.pause(Instant::now()).is_zero() {
                     self.purge_slice()?;
                 }
                 Ok(())
@@ -500,7 +508,9 @@ impl Writer {
         let Some(last) = run.last().map(WalEntry::position) else {
             return Ok(());
         };
-        self.bytes += self.backend.append(run, committed)?;
+        let bytes = self.backend.append(run, committed)?;
+        self.bytes += bytes;
+        self.purge_pace.appended(bytes);
         self.entries += run.len() as u64;
         self.end = Some(last);
         self.committed_written = super::frame::lower(committed, last).or(self.committed_written);
@@ -540,6 +550,7 @@ impl Writer {
 
     fn purge_slice(&mut self) -> Result<(), WalError> {
         self.purging = self.backend.purge_slice()?;
+        self.purge_pace.purged(Instant::now());
         Ok(())
     }
 

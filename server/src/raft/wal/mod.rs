@@ -28,6 +28,7 @@ mod frame;
 mod group_commit;
 pub mod memory;
 mod open;
+mod purge_pace;
 mod sled_backend;
 mod sled_check;
 mod sled_mark;

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::checkpoint::{Checkpoint, Core, Frozen};
 use super::error::StoreError;
 use super::install::{Incoming, Installed, Received};
+use super::pace::Pace;
 use super::rewrite::Rewrite;
 use super::table::Shared;
 
@@ -86,21 +87,21 @@ impl KeeperHandle {
     /// As [`checkpoint`](Self::checkpoint), on the caller's thread: for tests and simulation.
     pub fn checkpoint_now(&self, frozen: &Frozen) -> Result<Arc<Checkpoint>, StoreError> {
         let checkpoint = self.keeper.core.lock().checkpoint(frozen)?;
-        self.keeper.rewrite(Rewrite::Background)?;
+        self.keeper.rewrite(Rewrite::Background, None)?;
         Ok(checkpoint)
     }
 
     /// As [`defragment`](Self::defragment), on the caller's thread.
     pub fn defragment_now(&self, frozen: &Frozen) -> Result<Arc<Checkpoint>, StoreError> {
         self.keeper.core.lock().checkpoint(frozen)?;
-        self.keeper.rewrite(Rewrite::All)?;
+        self.keeper.rewrite(Rewrite::All, None)?;
         self.current().ok_or(StoreError::ShutDown)
     }
 
     /// Rewrites all segments that have garbage, without a checkpoint before.
     #[cfg(test)]
     pub(crate) fn rewrite_now(&self) -> Result<(), StoreError> {
-        self.keeper.rewrite(Rewrite::All)
+        self.keeper.rewrite(Rewrite::All, None)
     }
 
     /// Number of files that were replaced and are not closed.
@@ -231,7 +232,8 @@ impl Keeper {
             Rewrite::All
         };
         let rewritten = result.and_then(|checkpoint| {
-            self.rewrite(reason)?;
+            let pace = Pace::new(self.shared.tail_bytes(), Instant::now());
+            self.rewrite(reason, Some(pace))?;
             Ok(self.shared.current.load_full().unwrap_or(checkpoint))
         });
         if let Err(error) = &rewritten {
@@ -244,12 +246,24 @@ impl Keeper {
 
     /// Rewrites what is due. The core is let go between runs, so that an install need not wait for
     /// all of them.
-    fn rewrite(&self, reason: Rewrite) -> Result<(), StoreError> {
-        while self.core.lock().rewrite_next(reason)? {
+    fn rewrite(&self, reason: Rewrite, mut pace: Option<Pace>) -> Result<(), StoreError> {
+        let mut wrote = |bytes| {
+            if let Some(pace) = &mut pace {
+                self.pause(pace.wrote(bytes, self.shared.tail_bytes(), Instant::now()));
+            }
+        };
+        while self.core.lock().rewrite_next(reason, &mut wrote)? {
             if self.pending.lock().stop {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Sleeps, but not once the thread is to stop.
+    fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut pending = self.pending.lock();
+        while !pending.stop && !self.wake.wait_until(&mut pending, end).timed_out() {}
     }
 }

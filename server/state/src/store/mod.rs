@@ -30,6 +30,7 @@ mod install;
 mod keeper;
 mod live;
 mod manifest;
+mod pace;
 mod reader;
 mod rebuild;
 mod record;

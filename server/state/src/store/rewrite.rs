@@ -37,15 +37,20 @@ pub(crate) enum Rewrite {
 }
 
 impl Core {
-    /// Rewrites the next run of segments that is due; false if there is none.
-    pub(crate) fn rewrite_next(&mut self, reason: Rewrite) -> Result<bool, StoreError> {
+    /// Rewrites the next run of segments that is due; false if there is none. `wrote` hears of the
+    /// bytes as they are written, and may pause.
+    pub(crate) fn rewrite_next(
+        &mut self,
+        reason: Rewrite,
+        wrote: &mut dyn FnMut(u64),
+    ) -> Result<bool, StoreError> {
         if self.shared.epoch.load(Ordering::Acquire) != self.epoch {
             return Ok(false);
         }
         let Some(run) = self.next_run(reason) else {
             return Ok(false);
         };
-        self.attempt(|core, undo| core.rewrite(run, undo))?;
+        self.attempt(|core, undo| core.rewrite(run, undo, wrote))?;
         Ok(true)
     }
 
@@ -107,7 +112,12 @@ impl Core {
         self.is_sealed(place) && self.files.segments.get(place).is_some_and(small)
     }
 
-    fn rewrite(&mut self, run: Range<usize>, undo: &mut Undo) -> Result<(), StoreError> {
+    fn rewrite(
+        &mut self,
+        run: Range<usize>,
+        undo: &mut Undo,
+        wrote: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
         let Some(position) = self.position.clone() else {
             return Ok(());
         };
@@ -122,7 +132,7 @@ impl Core {
         let seal_bytes = u64::MAX;
         let mut writer = SegmentWriter::new(&*self.disk, seal_bytes, &mut self.names, undo, None);
         for held in old.iter().flat_map(|segment| &segment.chunks) {
-            copy_live(held, &mut writer)?;
+            wrote(copy_live(held, &mut writer)?);
         }
         let written = writer.finish()?;
         files.segments.splice(run, written);
@@ -165,10 +175,11 @@ fn carry(old: &mut [(Arc<Chunk>, DeadSnapshot)], table: &Table) {
     }
 }
 
-/// Copies the records that the durable manifest does not call garbage.
-fn copy_live(held: &SegmentChunk, writer: &mut SegmentWriter<'_>) -> Result<(), StoreError> {
+/// Copies the records that the durable manifest does not call garbage; gives their bytes.
+fn copy_live(held: &SegmentChunk, writer: &mut SegmentWriter<'_>) -> Result<u64, StoreError> {
     let chunk = &held.chunk;
     let (mut frames, mut start, mut end) = (Bytes::new(), 0, 0);
+    let mut bytes = 0;
     for (slot, entry) in chunk.read_index()?.enumerate() {
         let entry = entry?;
         let Some((from, to)) = chunk.frame(slot) else {
@@ -187,8 +198,9 @@ fn copy_live(held: &SegmentChunk, writer: &mut SegmentWriter<'_>) -> Result<(), 
         }
         let record = chunk.record(slot, &frames, start)?;
         writer.push(&entry.header, &record)?;
+        bytes += record.len() as u64;
     }
-    Ok(())
+    Ok(bytes)
 }
 
 fn live_bytes(segment: &Segment) -> u64 {

@@ -20,7 +20,7 @@ const SEGMENT_CHUNKS_MAX: usize = 256;
 
 /// Bytes after which a file being written is synced: what one sync of many would bring to the disk at
 /// once, a sync of the log that comes meanwhile would wait for.
-const SYNC_BYTES: u64 = 8 << 20;
+const SYNC_BYTES: u64 = 4 << 20;
 
 /// An open file of the store.
 pub(crate) struct StoreFile {

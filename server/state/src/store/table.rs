@@ -188,3 +188,11 @@ pub(crate) struct Shared {
     /// the table alone.
     pub(crate) epoch: AtomicU64,
 }
+
+impl Shared {
+    /// Memory of records that no checkpoint holds yet.
+    pub(crate) fn tail_bytes(&self) -> usize {
+        let table = self.table.load();
+        table.tails().map(|tail| tail.bytes()).sum()
+    }
+}

@@ -213,12 +213,7 @@ impl Store {
     /// Memory of records that no checkpoint holds yet, in bytes: the caller refuses proposals
     /// before it grows without bound (a full disk).
     pub fn tail_bytes(&self) -> usize {
-        self.shared
-            .table
-            .load()
-            .tails()
-            .map(|tail| tail.bytes())
-            .sum()
+        self.shared.tail_bytes()
     }
 
     /// Memory of records appended since the last freeze, in bytes.
