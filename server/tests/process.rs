@@ -92,6 +92,64 @@ fn configuration_errors_are_1() {
     }
 }
 
+/// Contract 4.1.
+#[test]
+fn too_few_descriptors_are_refused() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let refused = Command::new("sh")
+        .args(["-c", "ulimit -n 150; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_keelson"))
+        .arg(format!(
+            "--data-dir={}",
+            directory.path().join("d").display()
+        ))
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    let wanted = "file descriptor limit of etcd process is too low; please set higher: 150";
+    assert!(text.contains(wanted), "{text}");
+    assert!(!directory.path().join("d").exists());
+}
+
+/// Another mode than 0700 is named, and used (contract 4.1).
+#[test]
+fn a_directory_that_others_may_read_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).unwrap();
+    let mut member = Member::start(directory.path());
+    let line = member.wait_for("check file permission");
+    assert_eq!(line["level"], "warn");
+    // Contract 4.2: in this order.
+    member.wait_for("ready to serve client requests");
+    member.wait_for("serving client traffic insecurely; this is strongly discouraged!");
+}
+
+/// As pid 1, of a container for example, it exits 0 (contract 4.3).
+#[test]
+fn as_pid_1_a_signal_is_a_good_end() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let namespace = ["--pid", "--fork", "--kill-child"];
+    let allowed = Command::new("unshare").args(namespace).arg("true").output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("PID 1 WAS NOT TESTED: this machine allows no namespaces");
+        return;
+    }
+    let mut outside = Command::new("unshare");
+    outside.args(namespace).arg(PROGRAM);
+    let mut member = Member::start_as(outside, directory.path());
+    member.wait_for("ready to serve client requests");
+    let pid = member.child.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let killed = Command::new("kill")
+        .args(["-TERM", children.trim()])
+        .status();
+    assert!(killed.unwrap().success());
+    assert_eq!(member.child.wait().unwrap().code(), Some(0));
+}
+
 /// Nothing is made of the half that is there, nor beside it.
 #[test]
 fn a_log_that_a_cut_restore_left_is_refused() {
@@ -150,24 +208,29 @@ struct Member {
 
 impl Member {
     fn start(directory: &std::path::Path) -> Self {
+        Self::start_as(command(&[]), directory)
+    }
+
+    fn start_as(mut command: Command, directory: &std::path::Path) -> Self {
         let free = || {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             format!("http://{}", listener.local_addr().unwrap())
         };
         let (client, peer) = (free(), free());
-        let mut child = command(&[
-            "--name=a",
-            &format!("--data-dir={}", directory.display()),
-            &format!("--listen-client-urls={client}"),
-            &format!("--advertise-client-urls={client}"),
-            &format!("--listen-peer-urls={peer}"),
-            &format!("--initial-advertise-peer-urls={peer}"),
-            &format!("--initial-cluster=a={peer}"),
-            "--snapshot-catchup-entries=1000",
-        ])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        let mut child = command
+            .args([
+                "--name=a",
+                &format!("--data-dir={}", directory.display()),
+                &format!("--listen-client-urls={client}"),
+                &format!("--advertise-client-urls={client}"),
+                &format!("--listen-peer-urls={peer}"),
+                &format!("--initial-advertise-peer-urls={peer}"),
+                &format!("--initial-cluster=a={peer}"),
+                "--snapshot-catchup-entries=1000",
+            ])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Self { child, stderr }
     }

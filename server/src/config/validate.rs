@@ -438,6 +438,18 @@ mod tests {
                 "expected IP in URL for binding (http://a.b:1)",
             ),
             (
+                &["listen-peer-urls=http://:1"],
+                "expected IP in URL for binding (http://:1)",
+            ),
+            (
+                &[
+                    "listen-client-urls=http://127.0.0.1:1",
+                    "advertise-client-urls=http://127.0.0.1:1",
+                    "listen-client-http-urls=http://127.0.0.1:1",
+                ],
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:1",
+            ),
+            (
                 &["auto-compaction-mode=bad"],
                 "unknown auto-compaction-mode \"bad\"",
             ),

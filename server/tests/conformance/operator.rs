@@ -10,10 +10,11 @@ use keelson_proto::etcdserverpb::cluster_client::ClusterClient;
 use keelson_proto::etcdserverpb::{
     Member, MemberAddRequest, MemberListRequest, MemberRemoveRequest,
 };
+use tokio::time::{Duration, Instant};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use crate::support::eventually;
+use crate::support::{Processes, eventually, put_ok};
 
 /// Checkpoints come often, so that members that join get one. The rules of changes are those that
 /// hold by default.
@@ -201,4 +202,46 @@ async fn a_cluster_lives_through_all_that_an_operator_does() {
         operator.grow().await;
     }
     operator.restart_all().await;
+}
+
+/// Contract 4.3 allows a leader with idle clients 1.5 s to go, and the others 0.5 s for a new leader:
+/// here twice as long, for machines that are busy.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+const LED_WITHIN: Duration = Duration::from_secs(1);
+
+/// SIGTERM of one leader after the other, down to the quorum; each time the term rises by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn leader_after_leader_hands_over_and_goes() {
+    for size in [3, 5] {
+        let mut members = Processes::start(size, &[]).await;
+        for _ in size / 2 + 1..size {
+            let leader = members.leader().await;
+            let term = members.status(leader).await.unwrap().raft_term;
+            // A client that asks for nothing must not hold the member up.
+            let mut idle = members.kv(leader);
+            put_ok(&mut idle, "a", "1").await;
+            let began = Instant::now();
+            members.terminate(leader);
+            let next = eventually("the next leader", async || {
+                for i in (0..size).filter(|i| *i != leader) {
+                    let Some(status) = members.status(i).await else {
+                        continue;
+                    };
+                    if status.leader == status.header.unwrap().member_id {
+                        return Some((i, status.raft_term));
+                    }
+                }
+                None
+            })
+            .await;
+            let led = began.elapsed();
+            members.ended(leader).await;
+            let gone = began.elapsed();
+            assert_eq!(next.1, term + 1, "{size} members");
+            assert!(led <= LED_WITHIN, "{size} members: a leader after {led:?}");
+            assert!(gone <= GONE_WITHIN, "{size} members: gone after {gone:?}");
+            put_ok(&mut members.kv(next.0), "a", "2").await;
+            drop(idle);
+        }
+    }
 }

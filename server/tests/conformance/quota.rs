@@ -2,8 +2,9 @@
 
 use keelson_proto::error::Error;
 use keelson_proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, LeaseGrantRequest, TxnRequest,
-    alarm_request::AlarmAction, kv_client::KvClient,
+    AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, LeaseGrantRequest,
+    LeaseKeepAliveRequest, LeaseRevokeRequest, TxnRequest, alarm_request::AlarmAction,
+    kv_client::KvClient,
 };
 use tonic::transport::Channel;
 
@@ -13,6 +14,8 @@ use crate::support::{
 
 /// 13 pages of 4096 bytes, as etcd's own test uses.
 const QUOTA_BYTES: u64 = 53_248;
+/// A lease that is there before the alarm.
+const LEASE: i64 = 77;
 
 fn alarm(action: AlarmAction) -> AlarmRequest {
     AlarmRequest {
@@ -55,6 +58,8 @@ async fn alarms(cluster: &Cluster) -> Vec<AlarmMember> {
 async fn no_space_is_told_and_left_again() {
     let mut cluster = with_quota(QUOTA_BYTES).await;
     let mut kv = cluster.kv(0);
+    let granted = LeaseGrantRequest { ttl: 60, id: LEASE };
+    cluster.lease(0).lease_grant(granted).await.unwrap();
     put_ok(&mut kv, "small", "1").await;
     let revision = fill(&mut kv).await;
     // A refused write is not stored.
@@ -87,6 +92,8 @@ async fn no_space_is_told_and_left_again() {
     assert_refused(kv.txn(with_put).await, Error::NoSpace);
     let grant = LeaseGrantRequest { ttl: 60, id: 1 };
     assert_refused(cluster.lease(0).lease_grant(grant).await, Error::NoSpace);
+    let revoke = LeaseRevokeRequest { id: LEASE };
+    cluster.lease(0).lease_revoke(revoke).await.unwrap();
     // Reads, deletes and transactions without puts go on.
     assert_eq!(range_ok(&mut kv, get("small")).await.count, 1);
     kv.delete_range(delete("small", "")).await.unwrap();
@@ -224,6 +231,8 @@ async fn nested_puts_count_towards_the_quota() {
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_are_raised_and_lowered_by_hand() {
     let cluster = Cluster::single().await;
+    let granted = LeaseGrantRequest { ttl: 60, id: LEASE };
+    cluster.lease(0).lease_grant(granted).await.unwrap();
     let mut maintenance = cluster.maintenance(0);
     let request = |action: AlarmAction, alarm: AlarmType| AlarmRequest {
         action: action.into(),
@@ -246,6 +255,21 @@ async fn alarms_are_raised_and_lowered_by_hand() {
     assert_eq!(send(Get, AlarmType::None).await, [corrupt]);
     assert_eq!(send(Get, AlarmType::Nospace).await, []);
     let mut kv = cluster.kv(0);
+    let revoke = LeaseRevokeRequest { id: LEASE };
+    let mut leases = cluster.lease(0);
+    assert_refused(leases.lease_revoke(revoke).await, Error::Corrupt);
+    let with_write = TxnRequest {
+        success: vec![op(delete("a", ""))],
+        ..Default::default()
+    };
+    assert_refused(kv.txn(with_write).await, Error::Corrupt);
+    // Leases are kept alive, and members compared.
+    let keep = tokio_stream::once(LeaseKeepAliveRequest { id: LEASE });
+    let mut kept = leases.lease_keep_alive(keep).await.unwrap().into_inner();
+    assert!(kept.message().await.unwrap().unwrap().ttl > 0);
+    cluster.hash_kv(0, 0).await;
+    let mut stream = kv.range_stream(get("a")).await.unwrap().into_inner();
+    assert!(stream.message().await.is_ok());
     assert_refused(kv.put(put("a", "1")).await, Error::Corrupt);
     assert_refused(kv.delete_range(delete("a", "")).await, Error::Corrupt);
     assert_refused(kv.compact(compact(1)).await, Error::Corrupt);

@@ -501,7 +501,7 @@ pub(crate) struct Processes {
     arguments: Vec<Vec<String>>,
     clients: Vec<SocketAddr>,
     children: Vec<Option<Child>>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Processes {
@@ -540,7 +540,7 @@ impl Processes {
                 .map(|port| SocketAddr::from(([127, 0, 0, 1], *port)))
                 .collect(),
             children: (0..count).map(|_| None).collect(),
-            _directory: directory,
+            directory,
         };
         for i in 0..count {
             processes.spawn(i);
@@ -603,6 +603,30 @@ impl Processes {
         self.signal(i, Signal::STOP);
     }
 
+    /// Where the members' data directories lie.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Asks a member to stop.
+    pub(crate) fn terminate(&self, i: usize) {
+        self.signal(i, Signal::TERM);
+    }
+
+    /// Waits until a member's process has ended by itself.
+    pub(crate) async fn ended(&mut self, i: usize) {
+        let child = self.children[i].as_mut().expect("the member runs");
+        eventually("the process ends", async || child.try_wait().unwrap()).await;
+        self.children[i] = None;
+    }
+
+    /// What a member says of itself; nothing if it does not answer.
+    pub(crate) async fn status(&self, i: usize) -> Option<StatusResponse> {
+        let mut client = MaintenanceClient::new(channel(self.clients[i]));
+        let status = client.status(StatusRequest::default()).await.ok()?;
+        Some(status.into_inner())
+    }
+
     /// Lets it go on.
     pub(crate) fn resume(&self, i: usize) {
         self.signal(i, Signal::CONT);
@@ -625,11 +649,9 @@ impl Processes {
     pub(crate) async fn leader(&self) -> usize {
         eventually("a leader", async || {
             for i in 0..self.children.len() {
-                let mut client = MaintenanceClient::new(channel(self.clients[i]));
-                let Ok(status) = client.status(StatusRequest::default()).await else {
+                let Some(status) = self.status(i).await else {
                     continue;
                 };
-                let status = status.into_inner();
                 if status.leader == status.header.unwrap().member_id {
                     return Some(i);
                 }
