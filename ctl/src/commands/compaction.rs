@@ -32,12 +32,7 @@ pub(super) fn run(global: &Global, flags: &Compaction) -> Result<(), CommandErro
             revision,
             physical: flags.physical,
         };
-        // What is removed from the disk takes the time that it takes.
-        let client = match (flags.physical, session.global.command_timeout) {
-            (true, None) => session.client.clone(),
-            _ => session.call(),
-        };
-        client.compact(request).await?;
+        session.call().compact(request).await?;
         println!("compacted revision {revision}");
         Ok(())
     })

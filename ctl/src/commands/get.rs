@@ -82,7 +82,10 @@ pub(super) fn run(global: &Global, get: &Get) -> Result<(), CommandError> {
     online(global, async |session| {
         let client = session.call();
         let response = if get.stream {
-            stream(&client, request).await?
+            let time = session.global.command_timeout();
+            let streaming = tokio::time::timeout(time, stream(&client, request));
+            let late = |_| CommandError::failed("context deadline exceeded");
+            streaming.await.map_err(late)??
         } else {
             client.range(request).await?
         };
