@@ -110,7 +110,7 @@ impl Scenario {
         let mut cluster = Cluster::start(program, &options, place)?;
         let figures = match self {
             Self::Snapshot => snapshot::measure(&mut cluster, &options),
-            Self::Restore => restore::measure(program, &mut cluster, &options, place),
+            Self::Restore => restore::measure(&mut cluster, &options, place),
             Self::Defrag => defrag::measure(&mut cluster, &options),
             Self::CatchUp => catch_up::measure(&mut cluster, &options),
             Self::LeaderChange => leader_change::measure(&mut cluster, &options),
