@@ -19,7 +19,7 @@ use std::sync::{Arc, mpsc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use keelson_proto::keelsonpb::MemberAttributes;
-use keelson_state::bolt::{BoltFile, Trust};
+use keelson_state::bolt::{BoltFile, Trust, check_hash};
 use keelson_state::members::Members;
 use keelson_state::snapshot::{self, Content, Placement};
 use keelson_state::store::{RealDisk, StoreOptions};
@@ -94,17 +94,16 @@ pub fn restore(options: &RestoreOptions) -> Result<Restored> {
     let shown = data_dir.display().to_string();
     let file = options.file.display().to_string();
     tracing::info!(path = file, "data-dir" = shown, "restoring snapshot");
-    let trust = if options.skip_hash_check {
-        Trust::Nothing
-    } else {
-        Trust::Hash
-    };
     let opened = File::open(&options.file)
         .map_err(|error| anyhow!("open {file}: {}", without_number(&error)))?;
-    let opened = BoltFile::open(opened, file.clone(), trust)?;
-
     let unfinished = Unfinished::create(&data_dir, options.wal_dir.as_deref())?;
-    let content = unfinished.fill(options, &members, &opened)?;
+    let content = match take_over(options, &members, &opened, &unfinished) {
+        Ok(content) => content,
+        Err(error) => {
+            unfinished.remove();
+            return Err(error);
+        }
+    };
     for warning in &content.warnings {
         tracing::warn!("{warning}");
     }
@@ -124,6 +123,31 @@ pub fn restore(options: &RestoreOptions) -> Result<Restored> {
         "restored snapshot"
     );
     Ok(Restored { data_dir, content })
+}
+
+/// Fills a directory while the file's hash is being checked: that takes as long as half of the rest.
+/// What was made of a file whose hash is wrong is worth nothing.
+fn take_over(
+    options: &RestoreOptions,
+    members: &BTreeMap<u64, (String, Vec<String>)>,
+    opened: &File,
+    unfinished: &Unfinished,
+) -> Result<Content> {
+    let name = options.file.display().to_string();
+    let fill = || {
+        let file = BoltFile::open(opened, name.clone(), Trust::Nothing)?;
+        unfinished.fill(options, members, &file)
+    };
+    if options.skip_hash_check {
+        return fill();
+    }
+    std::thread::scope(|scope| {
+        let hashing = scope.spawn(|| check_hash(opened, &name));
+        let filled = fill();
+        let checked = hashing.join();
+        checked.map_err(|_| anyhow!("the check of the hash panicked"))??;
+        filled
+    })
 }
 
 /// The members of the new cluster by id, with the checks of a bootstrap.
@@ -212,7 +236,7 @@ impl Unfinished {
         &self,
         options: &RestoreOptions,
         members: &BTreeMap<u64, (String, Vec<String>)>,
-        file: &BoltFile<File>,
+        file: &BoltFile<&File>,
     ) -> Result<Content> {
         let cluster_id = bootstrap::cluster_id(members.keys().copied());
         let local = members.iter().find(|(_, (name, _))| *name == options.name);
@@ -258,6 +282,16 @@ impl Unfinished {
             );
         }
         Ok(content)
+    }
+
+    /// Clears away what a restore that failed has made, as far as the disk lets us.
+    fn remove(self) {
+        let wal = Some(&self.wal).filter(|wal| !wal.starts_with(&self.path));
+        for path in wal.into_iter().chain([&self.path]) {
+            if let Err(error) = remove(path) {
+                tracing::warn!(error = %error, "what is left of the restore is not removed");
+            }
+        }
     }
 
     /// The log first: without its data directory it is refused, and nothing is served.

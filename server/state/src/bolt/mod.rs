@@ -33,7 +33,7 @@ mod tests;
 
 pub use error::BoltError;
 pub use page::PAGE_BYTES;
-pub use reader::{BoltFile, Trust};
+pub use reader::{BoltFile, Trust, check_hash};
 pub use source::ReadAt;
 pub use walk::{Bucket, Visit, Walk};
 pub use writer::{Entries, EntryCursor, FileWriter, PIECE_BYTES, SmallBucket};

@@ -61,21 +61,9 @@ impl<R: ReadAt> BoltFile<R> {
             file: name.clone(),
             source: Arc::new(source),
         };
-        let len = source.len_bytes().map_err(io)?;
-        let has_hash = len % PAGE_BYTES_MIN == HASH_BYTES;
-        let data_bytes = if has_hash { len - HASH_BYTES } else { len };
+        let (data_bytes, _) = data_bytes(&source).map_err(io)?;
         if trust == Trust::Hash {
-            if !has_hash {
-                return Err(BoltError::MissingHash);
-            }
-            let mut expected = [0; HASH_BYTES as usize];
-            source
-                .read_exact_at(&mut expected, data_bytes)
-                .map_err(io)?;
-            let got = hash(&source, data_bytes).map_err(io)?;
-            if got != expected {
-                return Err(BoltError::WrongHash { expected, got });
-            }
+            check_hash(&source, &name)?;
         }
         let mut file = Self {
             source,
@@ -243,6 +231,38 @@ impl<R: ReadAt> BoltFile<R> {
             detail: detail.into(),
         }
     }
+}
+
+/// Checks the hash at a file's end; `name` stands in errors.
+///
+/// # Errors
+/// [`BoltError`]: there is none, it is of other bytes, or the file cannot be read.
+pub fn check_hash(source: &impl ReadAt, name: &str) -> Result<(), BoltError> {
+    let io = |source| BoltError::Io {
+        file: name.to_owned(),
+        source: Arc::new(source),
+    };
+    let (data_bytes, has_hash) = data_bytes(source).map_err(io)?;
+    if !has_hash {
+        return Err(BoltError::MissingHash);
+    }
+    let mut expected = [0; HASH_BYTES as usize];
+    source
+        .read_exact_at(&mut expected, data_bytes)
+        .map_err(io)?;
+    let got = hash(source, data_bytes).map_err(io)?;
+    if got == expected {
+        Ok(())
+    } else {
+        Err(BoltError::WrongHash { expected, got })
+    }
+}
+
+/// Bytes before the hash, and whether there is one.
+fn data_bytes(source: &impl ReadAt) -> std::io::Result<(u64, bool)> {
+    let len = source.len_bytes()?;
+    let has_hash = len % PAGE_BYTES_MIN == HASH_BYTES;
+    Ok((if has_hash { len - HASH_BYTES } else { len }, has_hash))
 }
 
 fn hash(source: &impl ReadAt, len: u64) -> std::io::Result<[u8; 32]> {

@@ -28,6 +28,16 @@ impl ReadAt for File {
     }
 }
 
+impl ReadAt for &File {
+    fn len_bytes(&self) -> io::Result<u64> {
+        (*self).len_bytes()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        (*self).read_exact_at(buffer, offset)
+    }
+}
+
 impl ReadAt for &[u8] {
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.len() as u64)

@@ -16,6 +16,10 @@ const DIR_MODE: u32 = 0o700;
 /// Mode of the files.
 const FILE_MODE: u32 = 0o600;
 
+/// Bytes of one write. For one of megabytes Linux looks for as much contiguous memory, which can
+/// take seven times as long as the write itself, with the processor busy.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+
 /// A file system, as far as the store needs one.
 pub trait Disk: Send + Sync + 'static {
     /// Creates a directory (mode 0700) and its parents; one that exists is fine.
@@ -139,8 +143,12 @@ impl DiskFile for File {
         }
     }
 
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        FileExt::write_all_at(self, bytes, offset)
+    fn write_all_at(&self, bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        for piece in bytes.chunks(WRITE_BYTES_MAX) {
+            FileExt::write_all_at(self, piece, offset)?;
+            offset += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
