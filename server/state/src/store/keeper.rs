@@ -5,10 +5,11 @@
 //! what waits is bounded. Installs run on the caller's thread, in turn with the keeper's work.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::checkpoint::{Checkpoint, Core, Frozen};
 use super::error::StoreError;
@@ -40,6 +41,8 @@ struct Keeper {
     pending: Mutex<Pending>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Installs that wait for the core: nothing pauses while there are any.
+    installs: AtomicUsize,
 }
 
 /// Asks the keeper for work. Cheap to clone.
@@ -57,6 +60,7 @@ impl KeeperHandle {
             pending: Mutex::default(),
             wake: Condvar::new(),
             thread: Mutex::new(None),
+            installs: AtomicUsize::new(0),
         };
         KeeperHandle {
             keeper: Arc::new(keeper),
@@ -124,13 +128,15 @@ impl KeeperHandle {
     /// Begins to receive a checkpoint that another member sends; what an earlier attempt left is
     /// removed. `cluster_id` is ours.
     pub fn incoming(&self, cluster_id: u64, manifest: &[u8]) -> Result<Incoming, StoreError> {
-        self.keeper.core.lock().begin_install(cluster_id, manifest)
+        self.keeper
+            .core_at_once()
+            .begin_install(cluster_id, manifest)
     }
 
     /// Makes a received checkpoint durably ours. Blocks until the keeper's current work is done.
     /// The store goes on with the old state until [`Store::replace`](super::Store::replace).
     pub fn install(&self, received: Received) -> Result<Installed, StoreError> {
-        let installed = self.keeper.core.lock().install(received);
+        let installed = self.keeper.core_at_once().install(received);
         // It looks after the files that were replaced, unless it was just about to sleep.
         let pending = self.keeper.pending.lock();
         self.keeper.wake.notify_one();
@@ -260,10 +266,23 @@ impl Keeper {
         Ok(())
     }
 
-    /// Sleeps, but not once the thread is to stop.
+    /// Sleeps, but not once the thread is to stop, and not while an install waits.
     fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
         let mut pending = self.pending.lock();
-        while !pending.stop && !self.wake.wait_until(&mut pending, end).timed_out() {}
+        while !pending.stop
+            && self.installs.load(Ordering::Relaxed) == 0
+            && !self.wake.wait_until(&mut pending, end).timed_out()
+        {}
+    }
+
+    /// The core, for an install.
+    fn core_at_once(&self) -> MutexGuard<'_, Core> {
+        self.installs.fetch_add(1, Ordering::Relaxed);
+        drop(self.pending.lock());
+        self.wake.notify_one();
+        let core = self.core.lock();
+        self.installs.fetch_sub(1, Ordering::Relaxed);
+        core
     }
 }
