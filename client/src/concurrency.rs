@@ -6,6 +6,7 @@
 //! before its own, so that nobody is woken in vain. When a session dies its key goes with its lease.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keelson_proto::etcdserverpb::{
     Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
@@ -18,6 +19,7 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_proto::mvccpb::KeyValue;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::Error;
@@ -29,6 +31,8 @@ use crate::watch::Watch;
 pub struct Session {
     client: Client,
     lease: i64,
+    /// What it lives without being kept alive: nothing at its end takes longer.
+    ttl: Duration,
     /// Whether the lease is gone.
     done: watch::Receiver<bool>,
     _alive: Arc<Abort>,
@@ -50,9 +54,12 @@ impl Session {
     /// The server's answer.
     pub async fn new(client: &Client, ttl_s: i64) -> Result<Self, Error> {
         let request = LeaseGrantRequest { ttl: ttl_s, id: 0 };
-        let lease = client.lease_grant(request).await?.id;
+        let asked = Instant::now();
+        let granted = client.lease_grant(request).await?;
+        let lease = granted.id;
+        let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
         let (gone, done) = watch::channel(false);
-        let mut alive = KeepAlive::new(client, lease);
+        let mut alive = KeepAlive::until(client, lease, asked + ttl);
         let keeping = tokio::spawn(async move {
             while let Ok(Some(_)) = alive.next().await {}
             gone.send_replace(true);
@@ -60,6 +67,7 @@ impl Session {
         Ok(Self {
             client: client.clone(),
             lease,
+            ttl,
             done,
             _alive: Arc::new(Abort(keeping)),
         })
@@ -85,7 +93,8 @@ impl Session {
     /// The server's answer.
     pub async fn close(self) -> Result<(), Error> {
         let request = LeaseRevokeRequest { id: self.lease };
-        self.client.lease_revoke(request).await.map(drop)
+        let client = self.client.within(self.ttl);
+        client.lease_revoke(request).await.map(drop)
     }
 }
 
@@ -199,7 +208,8 @@ impl Place {
             key: self.key.clone().into(),
             ..Default::default()
         };
-        self.session.client.delete_range(request).await.map(drop)
+        let client = self.session.client.within(self.session.ttl);
+        client.delete_range(request).await.map(drop)
     }
 
     async fn proclaim(&self, put: PutRequest) -> Result<(), Error> {

@@ -53,6 +53,20 @@ impl KeepAlive {
         }
     }
 
+    /// The same for a lease that ends at `end` if nobody answers.
+    pub(crate) fn until(client: &Client, id: i64, end: Instant) -> Self {
+        Self {
+            end: Some(end),
+            ..Self::new(client, id)
+        }
+    }
+
+    /// At most so long, and not beyond the lease's end.
+    fn at_most(&self, time: Duration) -> Duration {
+        let left = |end: Instant| end.saturating_duration_since(Instant::now());
+        self.end.map_or(time, |end| time.min(left(end)))
+    }
+
     /// Waits until the next renewal is due and gives its answer; `None` if the lease is gone.
     ///
     /// # Errors
@@ -62,7 +76,7 @@ impl KeepAlive {
         tokio::time::sleep_until(self.next).await;
         loop {
             let sent = Instant::now();
-            match tokio::time::timeout(ANSWER, self.renew()).await {
+            match tokio::time::timeout(self.at_most(ANSWER), self.renew()).await {
                 Ok(Ok(Some(response))) => {
                     if response.ttl <= 0 {
                         return Ok(None);
@@ -79,7 +93,7 @@ impl KeepAlive {
             if self.end.is_some_and(|end| end <= Instant::now()) {
                 return Ok(None);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.at_most(PAUSE)).await;
         }
     }
 

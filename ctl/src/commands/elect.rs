@@ -55,26 +55,34 @@ async fn campaign(
     proposal: &str,
 ) -> Result<(), CommandError> {
     let candidate = Session::new(&session.client, TTL_S).await?;
-    let mut stop = signals::listen()?;
-    let leading = async {
-        let place = Place::take(&candidate, name.as_bytes(), proposal.as_bytes()).await?;
-        place.wait().await?;
-        let request = RangeRequest {
-            key: place.key().to_vec().into(),
-            ..Default::default()
-        };
-        let shown = session.client.range(request).await?;
-        session.output.show(&shown)?;
-        candidate.done().await;
-        Err(CommandError::failed("elect: session expired"))
-    };
-    let result = tokio::select! {
-        result = leading => Some(result),
-        () = stop.wait() => None,
-    };
+    let led = lead(session, &candidate, name, proposal).await;
     let closed = candidate.close().await;
-    match result {
-        Some(result) => result,
-        None => Ok(closed?),
+    led.and(closed.map_err(Into::into))
+}
+
+async fn lead(
+    session: &connect::Session<'_>,
+    candidate: &Session,
+    name: &str,
+    proposal: &str,
+) -> Result<(), CommandError> {
+    let mut stop = signals::listen()?;
+    let taking = async {
+        let place = Place::take(candidate, name.as_bytes(), proposal.as_bytes()).await?;
+        place.wait().await.map(|()| place)
+    };
+    let place = tokio::select! {
+        place = taking => place?,
+        () = stop.wait() => return Err(CommandError::failed("context canceled")),
+    };
+    let request = RangeRequest {
+        key: place.key().to_vec().into(),
+        ..Default::default()
+    };
+    let shown = session.client.range(request).await?;
+    session.output.show(&shown)?;
+    tokio::select! {
+        () = candidate.done() => Err(CommandError::failed("elect: session expired")),
+        () = stop.wait() => Ok(()),
     }
 }

@@ -38,31 +38,31 @@ pub(super) fn run(global: &Global, lock: &Lock) -> Result<(), CommandError> {
             DEFAULT_TTL_S
         };
         let held = Session::new(&session.client, ttl_s).await?;
-        let mut stop = signals::listen()?;
-        let work = while_held(&session, &held, name, command);
-        let result = tokio::select! {
-            result = work => Some(result),
-            () = stop.wait() => None,
-        };
+        let worked = hold(&session, &held, name, command).await;
         let closed = held.close().await;
-        match result {
-            Some(result) => result,
-            None => Ok(closed?),
-        }
+        worked.and(closed.map_err(Into::into))
     })
 }
 
 /// A session's time if none is given.
 const DEFAULT_TTL_S: i64 = 60;
 
-async fn while_held(
+/// Whoever asks to stop ends the waiting, but never lets go of what a program still relies on.
+async fn hold(
     session: &connect::Session<'_>,
     held: &Session,
     name: &str,
     command: &[String],
 ) -> Result<(), CommandError> {
-    let place = Place::take(held, name.as_bytes(), b"").await?;
-    place.wait().await?;
+    let mut stop = signals::listen()?;
+    let taking = async {
+        let place = Place::take(held, name.as_bytes(), b"").await?;
+        place.wait().await.map(|()| place)
+    };
+    let place = tokio::select! {
+        place = taking => place?,
+        () = stop.wait() => return Err(CommandError::failed("context canceled")),
+    };
     if let [program, args @ ..] = command {
         let ran = Command::new(program)
             .args(args)
@@ -89,6 +89,8 @@ async fn while_held(
         return Err(CommandError::failed("lock lost on init"));
     }
     session.output.show(&shown)?;
-    held.done().await;
-    Err(CommandError::failed("session expired"))
+    tokio::select! {
+        () = held.done() => Err(CommandError::failed("session expired")),
+        () = stop.wait() => Ok(()),
+    }
 }

@@ -105,11 +105,11 @@ pub(super) fn run(global: &Global, flags: &MakeMirror) -> Result<(), CommandErro
                 println!("{}", counter.load(Ordering::Relaxed));
             }
         });
-        let revision = match flags.rev {
-            0 => mirror.copy_all().await?,
-            revision => revision,
+        let first = match flags.rev {
+            ..=1 => mirror.copy_all().await? + 1,
+            first => first,
         };
-        mirror.follow(revision + 1).await
+        mirror.follow(first).await
     })
 }
 

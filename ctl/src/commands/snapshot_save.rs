@@ -76,10 +76,11 @@ async fn fetch(session: &Session<'_>, path: &str) -> Result<String, CommandError
 }
 
 fn create(part: &str) -> Result<File, CommandError> {
+    // One that is there may be readable by others.
+    drop(std::fs::remove_file(part));
     OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(MODE)
         .open(part)
         .map_err(|error| {
