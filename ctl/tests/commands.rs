@@ -301,3 +301,70 @@ fn a_log_that_a_cut_restore_left_is_replaced() {
     assert!(!keelson::process::unfinished::is_marked(&wal));
     assert!(!dir.path().join("w.restoring").exists());
 }
+
+#[test]
+fn a_restore_touches_nothing_that_no_restore_has_made() {
+    let dir = directory();
+    snapshot(&dir.path().join("s.db"), 10, 100);
+    for (theirs, flag, own) in [
+        ("d.restoring", "--wal-dir", "d/wal"),
+        ("w.restoring", "--wal-dir", "w"),
+    ] {
+        let theirs = dir.path().join(theirs);
+        std::fs::create_dir(&theirs).unwrap();
+        std::fs::write(theirs.join("data"), "dear").unwrap();
+        let args = ["snapshot", "restore", "s.db", "--data-dir", "d", flag, own];
+        check(
+            &keelctl(dir.path(), &args),
+            1,
+            "was not made by a restore: move it elsewhere",
+        );
+        assert_eq!(std::fs::read(theirs.join("data")).unwrap(), b"dear");
+        assert!(!dir.path().join("d").exists() && !dir.path().join("w").exists());
+        std::fs::remove_dir_all(&theirs).unwrap();
+    }
+    // The log within the data directory, as etcdutl allows; but not in place of its other parts.
+    for (wal_dir, is_fine) in [
+        ("d", false),
+        ("d/member", false),
+        ("d/member/store", false),
+        ("d/wal", true),
+    ] {
+        let args = [
+            "snapshot",
+            "restore",
+            "s.db",
+            "--data-dir",
+            "d",
+            "--wal-dir",
+            wal_dir,
+        ];
+        let restored = keelctl(dir.path(), &args);
+        assert_eq!(restored.status.success(), is_fine, "{restored:?}");
+        assert_eq!(dir.path().join("d").exists(), is_fine);
+    }
+    assert!(dir.path().join("d").join("wal").join("db").exists());
+}
+
+#[test]
+fn a_wrong_hash_leaves_nothing_behind() {
+    let dir = directory();
+    let file = dir.path().join("s.db");
+    snapshot(&file, 10, 100);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let args = [
+        "snapshot",
+        "restore",
+        "s.db",
+        "--data-dir",
+        "d",
+        "--wal-dir",
+        "w",
+    ];
+    check(&keelctl(dir.path(), &args), 1, "expected sha256");
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 1, "more than the snapshot is left");
+}

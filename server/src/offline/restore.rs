@@ -35,6 +35,8 @@ use crate::raft::wal::{LogPosition, WalError, WalOptions, open_sled};
 
 /// The term of the entry that a restored state stands for; the first election is in the next.
 const TERM: u64 = 1;
+/// What keeps a second program out of a data directory.
+const LOCK: &str = "lock";
 /// Where a directory is built before it gets its name.
 const UNFINISHED: &str = "restoring";
 
@@ -96,8 +98,20 @@ pub fn restore(options: &RestoreOptions) -> Result<Restored> {
     tracing::info!(path = file, "data-dir" = shown, "restoring snapshot");
     let opened = File::open(&options.file)
         .map_err(|error| anyhow!("open {file}: {}", without_number(&error)))?;
-    let unfinished = Unfinished::create(&data_dir, options.wal_dir.as_deref())?;
-    let content = match take_over(options, &members, &opened, &unfinished) {
+    let bolt = match BoltFile::open(&opened, file.clone(), Trust::Nothing) {
+        Ok(bolt) => bolt,
+        Err(error) => {
+            if !options.skip_hash_check {
+                check_hash(&opened, &file)?;
+            }
+            return Err(error.into());
+        }
+    };
+    let wal_dir = wal_place(&data_dir, options.wal_dir.as_deref())?;
+    let unfinished = Unfinished::create(&data_dir, &wal_dir)?;
+    let made = take_over(options, &members, &opened, &bolt, &unfinished);
+    let made = made.and_then(|content| unfinished.finish(&data_dir, &wal_dir).map(|()| content));
+    let content = match made {
         Ok(content) => content,
         Err(error) => {
             unfinished.remove();
@@ -113,7 +127,6 @@ pub fn restore(options: &RestoreOptions) -> Result<Restored> {
              a server refuses to start on this data directory"
         );
     }
-    unfinished.finish(&data_dir, options.wal_dir.as_deref())?;
     tracing::info!(
         path = file,
         "data-dir" = shown,
@@ -131,13 +144,11 @@ fn take_over(
     options: &RestoreOptions,
     members: &BTreeMap<u64, (String, Vec<String>)>,
     opened: &File,
+    bolt: &BoltFile<&File>,
     unfinished: &Unfinished,
 ) -> Result<Content> {
     let name = options.file.display().to_string();
-    let fill = || {
-        let file = BoltFile::open(opened, name.clone(), Trust::Nothing)?;
-        unfinished.fill(options, members, &file)
-    };
+    let fill = || unfinished.fill(options, members, bolt);
     if options.skip_hash_check {
         return fill();
     }
@@ -189,20 +200,25 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn create(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Self> {
+    fn create(data_dir: &Path, wal_dir: &WalDir) -> Result<Self> {
         let path = beside(data_dir)?;
         let wal = match wal_dir {
-            Some(wal_dir) => beside(wal_dir)?,
-            None => path.join("member").join("wal"),
+            WalDir::Within(place) => path.join(place),
+            WalDir::Apart(wal_dir) => beside(wal_dir)?,
         };
+        is_ours(&path)?;
+        if let WalDir::Apart(_) = wal_dir {
+            is_ours(&wal)?;
+        }
         let lock = DataDir::open(&path)?;
         for entry in std::fs::read_dir(&path)? {
             let entry = entry?;
-            if entry.file_name() != "lock" {
+            let name = entry.file_name();
+            if name != LOCK && !unfinished::is_mark(&name) {
                 remove(&entry.path())?;
             }
         }
-        if let Some(wal_dir) = wal_dir {
+        if let WalDir::Apart(wal_dir) = wal_dir {
             remove(&wal)?;
             if unfinished::is_marked(wal_dir) {
                 let left = wal_dir.display().to_string();
@@ -222,7 +238,7 @@ impl Unfinished {
                 .create(&directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
         }
-        if wal_dir.is_some() {
+        if let WalDir::Apart(_) = wal_dir {
             mark(&wal)?;
         }
         Ok(Self {
@@ -285,7 +301,7 @@ impl Unfinished {
     }
 
     /// Clears away what a restore that failed has made, as far as the disk lets us.
-    fn remove(self) {
+    fn remove(&self) {
         let wal = Some(&self.wal).filter(|wal| !wal.starts_with(&self.path));
         for path in wal.into_iter().chain([&self.path]) {
             if let Err(error) = remove(path) {
@@ -295,19 +311,73 @@ impl Unfinished {
     }
 
     /// The log first: without its data directory it is refused, and nothing is served.
-    fn finish(self, data_dir: &Path, wal_dir: Option<&Path>) -> Result<()> {
+    fn finish(&self, data_dir: &Path, wal_dir: &WalDir) -> Result<()> {
         sync(&self.path.join("member"))?;
-        if let Some(wal_dir) = wal_dir {
+        if let WalDir::Apart(wal_dir) = wal_dir {
             sync(&self.wal)?;
             publish(&self.wal, wal_dir)?;
         }
         unmark(&self.path)?;
         publish(&self.path, data_dir)?;
         match wal_dir {
-            Some(wal_dir) => unmark(wal_dir),
-            None => Ok(()),
+            WalDir::Apart(wal_dir) => unmark(wal_dir),
+            WalDir::Within(_) => Ok(()),
         }
     }
+}
+
+/// Where the log goes.
+enum WalDir {
+    /// To this place in the data directory.
+    Within(PathBuf),
+    /// To a directory of its own.
+    Apart(PathBuf),
+}
+
+fn wal_place(data_dir: &Path, wal_dir: Option<&Path>) -> Result<WalDir> {
+    let default = Path::new("member").join("wal");
+    let Some(wal_dir) = wal_dir else {
+        return Ok(WalDir::Within(default));
+    };
+    let (whole, part) = (
+        std::path::absolute(data_dir)?,
+        std::path::absolute(wal_dir)?,
+    );
+    match part.strip_prefix(whole) {
+        Err(_) => Ok(WalDir::Apart(wal_dir.to_owned())),
+        Ok(place)
+            if place == default || !default.starts_with(place) && !place.starts_with("member") =>
+        {
+            Ok(WalDir::Within(place.to_owned()))
+        }
+        Ok(_) => bail!(
+            "wal-dir {:?} would hold other parts of data-dir {:?}",
+            wal_dir.display().to_string(),
+            data_dir.display().to_string()
+        ),
+    }
+}
+
+/// Refuses to clear a directory that no restore has made.
+fn is_ours(directory: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", directory.display()));
+        }
+    };
+    let mut others = 0;
+    for entry in entries {
+        others += u32::from(entry?.file_name() != LOCK);
+    }
+    if others > 0 && !unfinished::is_marked(directory) {
+        bail!(
+            "{:?} is in the way and was not made by a restore: move it elsewhere",
+            directory.display().to_string()
+        );
+    }
+    Ok(())
 }
 
 fn mark(directory: &Path) -> Result<()> {

@@ -45,6 +45,12 @@ pub fn is_marked(directory: &Path) -> bool {
     directory.join(MARK).exists()
 }
 
+/// Whether a file's name is that of the mark.
+#[must_use]
+pub fn is_mark(name: &std::ffi::OsStr) -> bool {
+    name == MARK
+}
+
 /// Marks a directory, durably.
 ///
 /// # Errors
