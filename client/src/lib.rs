@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | endpoints, limits, keepalive, who speaks |
-//! | [`client`] | [`Client`](client::Client): a call goes to a connected endpoint, and again where that is safe |
+//! | [`client`] | [`Client`]: a call goes to a connected endpoint, and again where that is safe |
 //! | [`calls`] | every unary call of the API, and whether it may be repeated |
 //! | [`watch`] | a watch that goes on where it was when its member goes away |
 //! | [`lease`] | keeping a lease alive |

@@ -105,8 +105,9 @@ pub(crate) struct Global {
         default_value = ""
     )]
     pub(crate) cacert: String,
-    /// username[:password] for authentication (prompt if password is not supplied)
+    /// Name and password: `name[:password]`.
     #[arg(
+        help = "username[:password] for authentication (prompt if password is not supplied)",
         long,
         global = true,
         hide = true,

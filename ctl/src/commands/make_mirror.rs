@@ -60,8 +60,12 @@ pub(crate) struct MakeMirror {
     #[arg(long, value_parser = crate::flags::bool, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set)]
     dest_insecure_transport: bool,
-    /// Destination username[:password] for authentication
-    #[arg(long, default_value = "")]
+    /// Name and password: `name[:password]`.
+    #[arg(
+        help = "Destination username[:password] for authentication",
+        long,
+        default_value = ""
+    )]
     dest_user: String,
     /// Destination password for authentication
     #[arg(long, default_value = "")]
