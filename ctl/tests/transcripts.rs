@@ -182,8 +182,9 @@ impl<'a> Session<'a> {
                 })
             {
                 is_interrupted = true;
+                // Not SIGINT: what a shell started in the background ignores it.
                 let pid = rustix::process::Pid::from_child(&child);
-                rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
             }
             if began.elapsed() > DEADLINE {
                 child.kill().unwrap();
